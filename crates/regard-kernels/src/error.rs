@@ -1,0 +1,26 @@
+//! What can be wrong with a kernel's arguments.
+
+/// An argument does not fit.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// A slice is shorter or longer than the shapes say.
+    #[error("{name} holds {has} elements, {expected} were expected")]
+    Length {
+        /// The argument.
+        name: &'static str,
+        /// What it has.
+        has: usize,
+        /// What the shapes ask for.
+        expected: usize,
+    },
+    /// A size is outside of what the kernel takes.
+    #[error("{name} is {has}, it must be {expected}")]
+    Size {
+        /// The argument.
+        name: &'static str,
+        /// What it is.
+        has: usize,
+        /// What is allowed, in words.
+        expected: &'static str,
+    },
+}

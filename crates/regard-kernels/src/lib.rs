@@ -1,0 +1,43 @@
+//! What one core can do to one tile: the arithmetic of attention and of transformer layers.
+//!
+//! [`Kernels`] stands for one instruction set; its methods are the kernels. Each body is written once, generic over
+//! [`regard_simd::Simd`], and is reached through a method that checks its slices: nothing above this crate is unsafe
+//! or generic over the instruction set.
+
+mod error;
+
+use regard_simd::Isa;
+
+pub use error::Error;
+
+/// Keys, or output features, side by side in a packed panel, on every instruction set.
+pub const PANEL: usize = 64;
+
+/// Rows of a register tile, on every instruction set.
+pub const ROWS: usize = 6;
+
+/// The kernels of one instruction set.
+///
+/// ```
+/// use regard_kernels::Kernels;
+/// use regard_simd::Isa;
+///
+/// let kernels = Kernels::new(Isa::best());
+/// println!("{}", kernels.isa());
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kernels {
+    isa: Isa,
+}
+
+impl Kernels {
+    /// The kernels that run on `isa`.
+    pub fn new(isa: Isa) -> Kernels {
+        Kernels { isa }
+    }
+
+    /// The instruction set.
+    pub fn isa(self) -> Isa {
+        self.isa
+    }
+}
