@@ -1,0 +1,257 @@
+//! The threads of a pool, and how they come to one job and leave it.
+
+use std::any::Any;
+use std::cell::Cell;
+use std::hint;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::{Acquire, Release, SeqCst};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crate::fork;
+use crate::gate::Gate;
+
+/// What every member of a team does for a job: it is called once by each that comes, with that member's number.
+type Body<'a> = dyn Fn(usize) + Sync + 'a;
+
+/// Helpers that wait for a caller's jobs. One caller at a time has the team.
+#[derive(Debug)]
+pub(crate) struct Team {
+    shared: Arc<Shared>,
+    /// Helper `i` is member `i + 1` of the team; the caller is member 0.
+    helpers: Vec<JoinHandle<()>>,
+    /// The generation of processes in which the helpers exist.
+    generation: u64,
+}
+
+#[derive(Debug)]
+struct Shared {
+    gate: Gate,
+    /// Whether a caller has the team.
+    taken: AtomicBool,
+    /// What is to be done; written while the gate is closed and nobody inside, read inside.
+    body: Job,
+    /// The first panic of a helper in this job.
+    panic: Mutex<Option<Box<dyn Any + Send>>>,
+    /// Whether the caller sleeps until the last helper has left.
+    caller_sleeps: AtomicBool,
+    caller_lock: Mutex<()>,
+    caller_wakes: Condvar,
+    seats: Box<[Seat]>,
+    /// Whether the team is being dismissed.
+    over: AtomicBool,
+    spin: Duration,
+}
+
+/// What a helper says of itself.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Seat {
+    asleep: AtomicBool,
+}
+
+struct Job(Cell<Option<*const Body<'static>>>);
+
+// SAFETY: the cell is written by the caller that has the team while nobody is inside the gate, and read by helpers inside;
+// the gate orders these. The body itself is `Sync`.
+unsafe impl Sync for Job {}
+// SAFETY: as above.
+unsafe impl Send for Job {}
+
+impl std::fmt::Debug for Job {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Job")
+    }
+}
+
+impl Team {
+    /// Starts up to `helpers` threads, and says why if it could not start them all.
+    ///
+    /// A member without work looks for it for `spin`, then sleeps.
+    pub(crate) fn start(helpers: usize, spin: Duration) -> (Self, Option<io::Error>) {
+        let shared = Arc::new(Shared {
+            gate: Gate::default(),
+            taken: AtomicBool::new(false),
+            body: Job(Cell::new(None)),
+            panic: Mutex::new(None),
+            caller_sleeps: AtomicBool::new(false),
+            caller_lock: Mutex::new(()),
+            caller_wakes: Condvar::new(),
+            seats: (0..helpers).map(|_| Seat::default()).collect(),
+            over: AtomicBool::new(false),
+            spin,
+        });
+        let mut team = Self { shared, helpers: Vec::with_capacity(helpers), generation: fork::generation() };
+        for seat in 0..helpers {
+            let shared = Arc::clone(&team.shared);
+            match thread::Builder::new().name(format!("regard-{}", seat + 1)).spawn(move || shared.help(seat)) {
+                Ok(helper) => team.helpers.push(helper),
+                Err(refused) => return (team, Some(refused)),
+            }
+        }
+        (team, None)
+    }
+
+    /// How many helpers there are.
+    pub(crate) const fn helpers(&self) -> usize {
+        self.helpers.len()
+    }
+
+    /// Whether the helpers exist in this process.
+    pub(crate) fn exists(&self) -> bool {
+        self.generation == fork::generation()
+    }
+
+    /// Calls `body(0)` here and `body(member)` on each helper that comes before that is over, and returns when all of them
+    /// have returned. About `wanted` helpers are woken.
+    ///
+    /// Answers `false`, and calls nothing, if another caller has the team, as is so inside of a job.
+    ///
+    /// A panic of `body` is resumed here after all have returned, the caller's before a helper's.
+    pub(crate) fn run(&self, wanted: usize, body: &Body<'_>) -> bool {
+        let shared = &*self.shared;
+        if shared.taken.load(Acquire) || shared.taken.swap(true, Acquire) {
+            return false;
+        }
+        // SAFETY: only the lifetime changes. Helpers call the body inside the gate only, and this function does not return
+        // before the gate is closed and empty.
+        let forever = unsafe { std::mem::transmute::<*const Body<'_>, *const Body<'static>>(body) };
+        shared.body.0.set(Some(forever));
+        shared.gate.open();
+        self.wake(wanted);
+        let own = catch_unwind(AssertUnwindSafe(|| body(0)));
+        shared.gate.close();
+        self.wait_for_helpers();
+        let theirs = lock(&shared.panic).take();
+        shared.taken.store(false, Release);
+        if let Some(panic) = own.err().or(theirs) {
+            resume_unwind(panic);
+        }
+        true
+    }
+
+    /// Wakes those that sleep among the first `wanted` helpers. The others look for work by themselves.
+    fn wake(&self, wanted: usize) {
+        for (seat, helper) in self.shared.seats.iter().zip(&self.helpers).take(wanted) {
+            if seat.asleep.load(SeqCst) && seat.asleep.swap(false, SeqCst) {
+                helper.thread().unpark();
+            }
+        }
+    }
+
+    /// Returns when nobody is inside the closed gate.
+    fn wait_for_helpers(&self) {
+        let shared = &*self.shared;
+        if shared.look_for(|| shared.gate.is_empty()) {
+            return;
+        }
+        assert!(self.exists(), "the process was forked by a task of a parallel loop, whose other tasks are lost");
+        // Not `park`: the caller is not ours, and might lose a wake-up that is meant for its own affairs.
+        let mut guard = lock(&shared.caller_lock);
+        shared.caller_sleeps.store(true, SeqCst);
+        while !shared.gate.is_empty() {
+            guard = shared.caller_wakes.wait(guard).unwrap_or_else(PoisonError::into_inner);
+        }
+        shared.caller_sleeps.store(false, SeqCst);
+    }
+}
+
+impl Drop for Team {
+    fn drop(&mut self) {
+        if !self.exists() {
+            // Neither can threads of another process be joined, nor is there anything to detach.
+            std::mem::forget(std::mem::take(&mut self.helpers));
+            return;
+        }
+        self.shared.over.store(true, SeqCst);
+        for helper in self.helpers.drain(..) {
+            helper.thread().unpark();
+            // A helper catches every panic of a task, so there is none to pass on.
+            let _ = helper.join();
+        }
+    }
+}
+
+impl Shared {
+    /// A helper's life.
+    fn help(&self, seat: usize) {
+        let mut last = 0;
+        while self.enter(seat, &mut last) {
+            let body = self.body.0.get().expect("the gate opens after the job is set");
+            // SAFETY: the caller does not return, so the body lives, until this helper has left.
+            let result = catch_unwind(AssertUnwindSafe(|| unsafe { (*body)(seat + 1) }));
+            if let Err(panic) = result {
+                let mut first = lock(&self.panic);
+                if first.is_none() {
+                    *first = Some(panic);
+                } else {
+                    // Dropping it would run code of the task's, which might panic again, here, where nobody catches it.
+                    std::mem::forget(panic);
+                }
+            }
+            self.leave();
+        }
+    }
+
+    /// Waits for a job and enters it; `false` when the team is dismissed.
+    fn enter(&self, seat: usize, last: &mut u64) -> bool {
+        let asleep = &self.seats[seat].asleep;
+        loop {
+            let mut entered = false;
+            let mut found = || {
+                entered = self.gate.enter(last);
+                entered || self.over.load(SeqCst)
+            };
+            if self.look_for(&mut found) {
+                return entered;
+            }
+            // First say so, then look once more, so that a caller either is seen here or sees this.
+            asleep.store(true, SeqCst);
+            if found() {
+                asleep.store(false, SeqCst);
+                return entered;
+            }
+            thread::park();
+            asleep.store(false, SeqCst);
+        }
+    }
+
+    fn leave(&self) {
+        if self.gate.leave() && self.caller_sleeps.load(SeqCst) {
+            // With the lock, so that the caller is not between its last look and its sleep.
+            let _guard = lock(&self.caller_lock);
+            self.caller_wakes.notify_one();
+        }
+    }
+
+    /// Looks for something again and again for the time that this team spins; whether it was found.
+    fn look_for(&self, mut found: impl FnMut() -> bool) -> bool {
+        /// Looks between two looks at the clock, which costs as much as a few of them.
+        const LOOKS: u32 = 32;
+
+        if found() {
+            return true;
+        }
+        if self.spin.is_zero() {
+            return false;
+        }
+        let start = Instant::now();
+        while start.elapsed() < self.spin {
+            for _ in 0..LOOKS {
+                hint::spin_loop();
+                if found() {
+                    return true;
+                }
+            }
+        }
+        false
+    }
+}
+
+/// Locks. No code that can panic runs under these locks.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
