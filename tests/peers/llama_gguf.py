@@ -58,7 +58,7 @@ def load(path, dtype=torch.float32):
     model = LlamaForCausalLM(config).to(dtype).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            rows = np.asarray(tensors.pop(tensor_name(name, config.num_hidden_layers)), dtype=np.float32)
+            rows = np.array(tensors.pop(tensor_name(name, config.num_hidden_layers)), dtype=np.float32)
             heads = heads_of(name, config)
             parameter.copy_(torch.from_numpy(rows if heads is None else separate(rows, heads)))
     if tensors:
