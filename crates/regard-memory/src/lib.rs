@@ -35,7 +35,7 @@ pub use bytemuck::{Zeroable, cast_slice, cast_slice_mut, try_cast_slice, try_cas
 pub use error::{Error, Result};
 pub use need::Need;
 pub use pages::Pages;
-pub use parts::{Chunks, Each, Indices, Parts, chunks_of, each_of};
+pub use parts::{Backwards, Chunks, Each, Indices, Parts, backwards, chunks_of, each_of};
 pub use prefetch::{prefetch_read, prefetch_write};
 pub use rows::Rows;
 pub use rows_mut::{ColumnParts, RowParts, RowsMut};

@@ -1,6 +1,7 @@
 //! Things that fall apart into disjoint parts, one per task.
 
 use std::marker::PhantomData;
+use std::ops::Range;
 use std::ptr::NonNull;
 
 /// Something, mostly mutable, that falls apart into disjoint parts, so that each can be given to a task of its own.
@@ -146,5 +147,39 @@ unsafe impl<A: Parts, B: Parts, C: Parts> Parts for (A, B, C) {
     unsafe fn part(&self, index: usize) -> Self::Part {
         // SAFETY: the caller's promise is the one that is needed.
         unsafe { (self.0.part(index), self.1.part(index), self.2.part(index)) }
+    }
+}
+
+/// The parts of a range, from the last to the first, each with its index; see [`backwards`].
+#[derive(Debug)]
+pub struct Backwards<P> {
+    parts: P,
+    range: Range<usize>,
+}
+
+/// Hands out the parts of `range` from its end to its start: where later parts are the larger ones, the small ones come
+/// last and level out the work.
+///
+/// # Panics
+///
+/// If the range ends past the parts.
+#[must_use]
+pub fn backwards<P: Parts>(parts: P, range: Range<usize>) -> Backwards<P> {
+    assert!(range.start <= range.end && range.end <= parts.count(), "parts {range:?} of {}", parts.count());
+    Backwards { parts, range }
+}
+
+// SAFETY: index to part is one to one, and the parts are disjoint.
+unsafe impl<P: Parts> Parts for Backwards<P> {
+    type Part = (usize, P::Part);
+
+    fn count(&self) -> usize {
+        self.range.len()
+    }
+
+    unsafe fn part(&self, index: usize) -> Self::Part {
+        let index = self.range.end - 1 - index;
+        // SAFETY: within the range, thus within the parts; taken once because the caller takes each index once.
+        (index, unsafe { self.parts.part(index) })
     }
 }
