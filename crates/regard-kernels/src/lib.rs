@@ -5,10 +5,18 @@
 //! or generic over the instruction set.
 
 mod error;
+mod number;
+mod operand;
+mod pack;
+mod product;
+mod tile;
 
 use regard_simd::Isa;
 
 pub use error::Error;
+pub use number::Number;
+pub use operand::{Bf16, F16, F32, Operand};
+pub use tile::{COLUMNS, RowState, ScoreTile};
 
 /// Keys, or output features, side by side in a packed panel, on every instruction set.
 pub const PANEL: usize = 64;

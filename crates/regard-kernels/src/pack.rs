@@ -1,0 +1,229 @@
+//! Into the layouts that the products read, and out of them.
+//!
+//! Keys stand in panels of [`PANEL`]: `[steps][PANEL]` words, so that a vector holds one step of neighbouring keys.
+//! Values stand in rows of keys, padded to a whole number of vectors: `[keys / DEPTH][width]`. Queries stay rows.
+
+use regard_memory::Rows;
+use regard_simd::{Kernel, Simd};
+
+use crate::{COLUMNS, Error, Kernels, Number, Operand, PANEL, ROWS, RowState};
+
+/// Keys that are staged before a square of them is transposed.
+const STAGE: usize = 16;
+/// Dimensions that are staged at once.
+const STAGE_DIMS: usize = 64;
+
+fn check(name: &'static str, has: usize, expected: usize) -> Result<(), Error> {
+    if has >= expected { Ok(()) } else { Err(Error::Length { name, has, expected }) }
+}
+
+impl Kernels {
+    /// Writes keys into packed panels: row `j` of `keys` becomes key `at + j`.
+    ///
+    /// - `keys`: `[n, d_k]`;
+    /// - `panels`: `[panels][⌈d_k / DEPTH⌉][PANEL]`.
+    ///
+    /// # Errors
+    /// The panels do not hold `at + n` keys.
+    pub fn pack_keys<E: Operand, T: Number>(
+        self,
+        keys: Rows<'_, T>,
+        at: usize,
+        panels: &mut [E::B],
+    ) -> Result<(), Error> {
+        let steps = keys.cols().div_ceil(E::DEPTH);
+        check("key panels", panels.len(), (at + keys.rows()).div_ceil(PANEL) * steps * PANEL)?;
+        self.isa().run(PackKeys::<E, T> { keys, at, steps, panels });
+        Ok(())
+    }
+
+    /// Writes values into packed rows: row `j` of `values` becomes value `at + j`, its columns past `d_v` become 0.
+    /// Tells whether all of them are finite.
+    ///
+    /// - `values`: `[n, d_v]`;
+    /// - `packed`: `[⌈keys / DEPTH⌉][width]`, `width ≥ d_v` and a multiple of 16.
+    ///
+    /// # Errors
+    /// `packed` does not hold `at + n` keys, or `width` does not fit.
+    pub fn pack_values<E: Operand, T: Number>(
+        self,
+        values: Rows<'_, T>,
+        at: usize,
+        packed: &mut [E::B],
+        width: usize,
+    ) -> Result<bool, Error> {
+        if width < values.cols() || width % COLUMNS != 0 {
+            return Err(Error::Size { name: "value width", has: width, expected: "a multiple of 16, d_v at least" });
+        }
+        check("values", packed.len(), (at + values.rows()).div_ceil(E::DEPTH) * width)?;
+        Ok(self.isa().run(PackValues::<E, T> { values, at, packed, width }))
+    }
+
+    /// Writes one query row as `A` of a product, times `factor`; elements past `d_k` become 0.
+    ///
+    /// # Errors
+    /// `out` does not hold `⌈d_k / DEPTH⌉` words.
+    pub fn pack_query<E: Operand, T: Number>(self, row: &[T], factor: f32, out: &mut [E::A]) -> Result<(), Error> {
+        check("packed query", out.len(), row.len().div_ceil(E::DEPTH))?;
+        E::run(self.isa(), PackQuery::<E, T> { row, factor, out });
+        Ok(())
+    }
+
+    /// Row `r` of a finished tile: `out = o / sum`, all 0 where no key was seen, and its log-sum-exp (natural, −∞ where no
+    /// key was seen).
+    ///
+    /// - `sums`: `[ROWS][width]`; `out`: `[d_v]`, `d_v ≤ width`.
+    ///
+    /// # Errors
+    /// `sums` is too short, `out` too long, or `r` no row.
+    pub fn finish<T: Number>(
+        self,
+        state: &RowState,
+        r: usize,
+        sums: &[f32],
+        width: usize,
+        out: &mut [T],
+    ) -> Result<f32, Error> {
+        check("sums", sums.len(), ROWS * width)?;
+        check("width", width, out.len())?;
+        if r >= ROWS {
+            return Err(Error::Size { name: "row", has: r, expected: "less than 6" });
+        }
+        let (max, sum) = (state.max[r], state.sum[r]);
+        // No key: 1 / 0 would make NaN of the sums, which are 0.
+        let factor = if sum == 0.0 { 0.0 } else { 1.0 / sum };
+        self.isa().run(Finish { sums: &sums[r * width..][..out.len()], factor, out });
+        Ok(if sum == 0.0 { f32::NEG_INFINITY } else { std::f32::consts::LN_2 * (max + sum.log2()) })
+    }
+}
+
+struct PackKeys<'a, E: Operand, T> {
+    keys: Rows<'a, T>,
+    at: usize,
+    steps: usize,
+    panels: &'a mut [E::B],
+}
+
+impl<E: Operand, T: Number> Kernel for PackKeys<'_, E, T> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let PackKeys { keys, at, steps, panels } = self;
+        let (n, dim) = (keys.rows(), keys.cols());
+        let mut stage = [E::B::default(); STAGE * STAGE_DIMS];
+        for first_dim in (0..dim).step_by(STAGE_DIMS) {
+            let dims = STAGE_DIMS.min(dim - first_dim);
+            let (first_step, steps_here) = (first_dim / E::DEPTH, dims.div_ceil(E::DEPTH));
+            let mut j = 0;
+            while j < n {
+                // Squares where a whole one fits, single keys before and behind them.
+                let key = at + j;
+                let square = key % STAGE == 0 && j + STAGE <= n;
+                let count = if square { STAGE } else { 1 };
+                for r in 0..count {
+                    E::stage(s, &keys.row(j + r)[first_dim..][..dims], &mut stage[r * STAGE_DIMS..][..steps_here]);
+                }
+                let panel = &mut panels[key / PANEL * steps * PANEL..][..steps * PANEL];
+                let to = &mut panel[first_step * PANEL..];
+                if square {
+                    E::transpose(s, &stage, STAGE_DIMS, steps_here, &mut to[key % PANEL..], PANEL);
+                } else {
+                    for (k, &word) in stage[..steps_here].iter().enumerate() {
+                        to[k * PANEL + key % PANEL] = word;
+                    }
+                }
+                j += count;
+            }
+        }
+    }
+}
+
+struct PackValues<'a, E: Operand, T> {
+    values: Rows<'a, T>,
+    at: usize,
+    packed: &'a mut [E::B],
+    width: usize,
+}
+
+impl<E: Operand, T: Number> Kernel for PackValues<'_, E, T> {
+    type Output = bool;
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> bool {
+        let PackValues { values, at, packed, width } = self;
+        let dim = values.cols();
+        let mut finite = true;
+        for j in 0..values.rows() {
+            let (row, key) = (values.row(j), at + j);
+            finite &= all_finite(s, row);
+            let to = &mut packed[key / E::DEPTH * width..][..width];
+            E::put_value(s, row, key % E::DEPTH, to);
+            E::clear_value(key % E::DEPTH, &mut to[dim..]);
+        }
+        finite
+    }
+}
+
+/// Whether all numbers are finite: a number times 0 is 0, unless it is not finite.
+#[inline(always)]
+fn all_finite<S: Simd, T: Number>(s: S, row: &[T]) -> bool {
+    let zero = s.splat(0.0);
+    let mut sum = zero;
+    let chunks = row.chunks_exact(S::LANES);
+    let rest = chunks.remainder();
+    for chunk in chunks {
+        // SAFETY: a chunk holds LANES numbers.
+        sum = s.fma(unsafe { T::load(s, chunk.as_ptr()) }, zero, sum);
+    }
+    let mut finite = s.reduce_add(sum) == 0.0;
+    for x in rest {
+        finite &= x.to_f32().is_finite();
+    }
+    finite
+}
+
+struct PackQuery<'a, E: Operand, T> {
+    row: &'a [T],
+    factor: f32,
+    out: &'a mut [E::A],
+}
+
+impl<E: Operand, T: Number> Kernel for PackQuery<'_, E, T> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let PackQuery { row, factor, out } = self;
+        let factors = s.splat(factor);
+        let whole = row.len() / S::LANES * S::LANES;
+        for at in (0..whole).step_by(S::LANES) {
+            // SAFETY: `at + LANES ≤ row.len()`, and `out` holds as many elements (`Kernels::pack_query`).
+            unsafe { E::store(s, out.as_mut_ptr(), at, s.mul(factors, T::load(s, row[at..].as_ptr()))) };
+        }
+        for k in whole..row.len().next_multiple_of(E::DEPTH) {
+            let x = row.get(k).map_or(0.0, |x| x.to_f32() * factor);
+            E::put(out, k, x);
+        }
+    }
+}
+
+struct Finish<'a, T> {
+    sums: &'a [f32],
+    factor: f32,
+    out: &'a mut [T],
+}
+
+impl<T: Number> Kernel for Finish<'_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Finish { sums, factor, out } = self;
+        let factors = s.splat(factor);
+        let whole = out.len() / S::LANES * S::LANES;
+        for at in (0..whole).step_by(S::LANES) {
+            // SAFETY: `at + LANES ≤ out.len() ≤ sums.len()`.
+            unsafe { T::store(s, out[at..].as_mut_ptr(), s.mul(factors, s.load(sums[at..].as_ptr()))) };
+        }
+        for (x, sum) in out[whole..].iter_mut().zip(&sums[whole..]) {
+            *x = T::from_f32(sum * factor);
+        }
+    }
+}

@@ -1,0 +1,455 @@
+//! One tile of attention: `ROWS` query rows against a block of keys, and the state that it folds into.
+//!
+//! The online softmax of Milakov and Gimelshein (2018), tiled as in FlashAttention (Dao et al., 2022, algorithm 1).
+
+use regard_simd::{Kernel, Simd};
+
+use crate::product::{Accumulators, multiply_add};
+use crate::{Error, Kernels, Operand, PANEL, ROWS};
+
+/// Columns are dealt with in multiples of this on every instruction set.
+pub const COLUMNS: usize = 16;
+
+/// The scores of `ROWS` query rows against a block of keys, then their softmax weights.
+///
+/// The buffer is the caller's: `ROWS` rows of [`ScoreTile::stride`] words for a block of some number of keys.
+#[derive(Debug)]
+pub struct ScoreTile<'a> {
+    words: &'a mut [f32],
+    stride: usize,
+    columns: usize,
+    /// Per row the maxima of every 16th score.
+    maxima: [[f32; COLUMNS]; ROWS],
+}
+
+impl<'a> ScoreTile<'a> {
+    /// Words of buffer that a tile of `keys` keys needs.
+    pub const fn words(keys: usize) -> usize {
+        ROWS * Self::stride(keys)
+    }
+
+    /// Words from row to row. Not a multiple of a page's fraction, so that rows do not crowd into the same cache sets.
+    const fn stride(keys: usize) -> usize {
+        keys.next_multiple_of(PANEL) + COLUMNS
+    }
+
+    /// An empty tile for blocks of at most `keys` keys.
+    ///
+    /// # Errors
+    /// The buffer does not hold [`ScoreTile::words`]`(keys)`.
+    pub fn new(buffer: &'a mut [f32], keys: usize) -> Result<Self, Error> {
+        check("score tile", buffer.len(), Self::words(keys))?;
+        Ok(ScoreTile { words: buffer, stride: Self::stride(keys), columns: 0, maxima: [[f32::NEG_INFINITY; 16]; ROWS] })
+    }
+
+    /// Forgets the scores.
+    pub fn clear(&mut self) {
+        self.columns = 0;
+        self.maxima = [[f32::NEG_INFINITY; COLUMNS]; ROWS];
+    }
+
+    /// Keys that stand in the tile so far, in whole multiples of 16.
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+}
+
+/// The running maximum and sum of `ROWS` softmax rows, in base 2; the weighted sum of values stands beside it.
+///
+/// With the sum of values `o`, a row's result is `o / sum` and its log-sum-exp `ln 2 · (max + log₂ sum)`.
+#[derive(Clone, Copy, Debug)]
+pub struct RowState {
+    /// The largest score so far, times `log₂ e`; −∞ where no key was seen.
+    pub max: [f32; COLUMNS],
+    /// The sum of `2^(score − max)`.
+    pub sum: [f32; COLUMNS],
+    /// What the last block asks the older sum of values to be multiplied by.
+    correction: [f32; COLUMNS],
+}
+
+impl Default for RowState {
+    fn default() -> Self {
+        RowState { max: [f32::NEG_INFINITY; COLUMNS], sum: [0.0; COLUMNS], correction: [1.0; COLUMNS] }
+    }
+}
+
+/// Longer is fine: a buffer may be used for less than it holds.
+fn check(name: &'static str, has: usize, expected: usize) -> Result<(), Error> {
+    if has >= expected { Ok(()) } else { Err(Error::Length { name, has, expected }) }
+}
+
+fn check_rows(rows: usize) -> Result<(), Error> {
+    if (1..=ROWS).contains(&rows) {
+        Ok(())
+    } else {
+        Err(Error::Size { name: "rows", has: rows, expected: "between 1 and 6" })
+    }
+}
+
+/// Calls a kernel body for a number of rows: 3 run as 4 and 5 as 6, whose spare rows hold no numbers of anyone.
+macro_rules! for_rows {
+    ($rows:expr, $body:ident::<$s:ty, $e:ty>($($argument:expr),*)) => {
+        match $rows {
+            1 => $body::<$s, $e, 1>($($argument),*),
+            2 => $body::<$s, $e, 2>($($argument),*),
+            3 | 4 => $body::<$s, $e, 4>($($argument),*),
+            _ => $body::<$s, $e, ROWS>($($argument),*),
+        }
+    };
+}
+
+impl Kernels {
+    /// Appends to the tile the scores `S = Q·Kᵀ` of `rows` queries against consecutive packed key panels.
+    ///
+    /// - `queries`: `[ROWS][steps]`, row-major, `steps = ⌈d_k / DEPTH⌉`; rows past `rows` are read and must exist;
+    /// - `panels`: `[panels][steps][PANEL]`;
+    /// - `live`: with one panel only, the bits of the keys that each row keeps; the others score −∞, and trailing
+    ///   columns that no row keeps may be left out. Without it every key of every panel is kept.
+    ///
+    /// # Errors
+    /// A slice is too short, the tile is full, or `live` comes with more than one panel.
+    pub fn score<E: Operand>(
+        self,
+        rows: usize,
+        steps: usize,
+        queries: &[E::A],
+        panels: &[E::B],
+        live: Option<&[u64]>,
+        tile: &mut ScoreTile<'_>,
+    ) -> Result<(), Error> {
+        check_rows(rows)?;
+        check("queries", queries.len(), ROWS * steps)?;
+        let panel = steps * PANEL;
+        let count = if panel == 0 { 0 } else { panels.len() / panel };
+        check("key panels", panels.len(), count * panel)?;
+        let (mut bits, mut columns) = ([u64::MAX; ROWS], count * PANEL);
+        if let Some(live) = live {
+            check("live bits", live.len(), rows)?;
+            if count != 1 {
+                return Err(Error::Size { name: "key panels with live bits", has: count, expected: "exactly 1" });
+            }
+            bits = [0; ROWS];
+            bits[..rows].copy_from_slice(&live[..rows]);
+            let last = bits.iter().fold(0, |all, row| all | row);
+            columns = (u64::BITS - last.leading_zeros()) as usize;
+            columns = columns.next_multiple_of(COLUMNS);
+        }
+        check("score tile", tile.stride, tile.columns + columns)?;
+        let score = Score::<E> { rows, steps, queries, panels, bits, masked: live.is_some(), columns, tile };
+        E::run(self.isa(), score);
+        Ok(())
+    }
+
+    /// Turns the tile's scores into softmax weights `P = 2^(factor·S − max)` and folds their maximum and sum into
+    /// `state`. `factor` is `scale·log₂ e`, or 1 where the queries carry it; it must be positive.
+    ///
+    /// A row that has seen no key keeps the maximum −∞, and its weights are 0.
+    ///
+    /// # Errors
+    /// `rows` is not between 1 and [`ROWS`].
+    pub fn softmax<E: Operand>(
+        self,
+        rows: usize,
+        factor: f32,
+        tile: &mut ScoreTile<'_>,
+        state: &mut RowState,
+    ) -> Result<(), Error> {
+        check_rows(rows)?;
+        E::run(self.isa(), Softmax::<E> { rows, factor, tile, state, operand: std::marker::PhantomData });
+        Ok(())
+    }
+
+    /// `O ← correction·O + P·V` over the tile's columns `at..at + keys`; the correction is the state's, and is spent.
+    ///
+    /// - `values`: `[⌈keys / DEPTH⌉][width]`, packed, `width` a multiple of 16; values past the last key must be finite;
+    /// - `out`: `[ROWS][width]` in f32.
+    ///
+    /// # Errors
+    /// A slice is too short, or `width` is no multiple of 16.
+    #[allow(clippy::too_many_arguments, reason = "a product of two matrices into a third, with its state")]
+    pub fn accumulate<E: Operand>(
+        self,
+        rows: usize,
+        tile: &ScoreTile<'_>,
+        (at, keys): (usize, usize),
+        values: &[E::B],
+        width: usize,
+        state: &mut RowState,
+        out: &mut [f32],
+    ) -> Result<(), Error> {
+        check_rows(rows)?;
+        let steps = keys.div_ceil(E::DEPTH);
+        check("tile columns", tile.columns, (at + keys).next_multiple_of(E::DEPTH).min(at + keys))?;
+        check("values", values.len(), steps * width)?;
+        check("out", out.len(), ROWS * width)?;
+        if width % COLUMNS != 0 {
+            return Err(Error::Size { name: "value width", has: width, expected: "a multiple of 16" });
+        }
+        if at % E::DEPTH != 0 {
+            return Err(Error::Size { name: "first column", has: at, expected: "a whole number of steps" });
+        }
+        let correction = std::mem::replace(&mut state.correction, [1.0; COLUMNS]);
+        E::run(self.isa(), Accumulate::<E> { rows, steps, at, tile, values, width, correction, out });
+        Ok(())
+    }
+
+    /// [`Kernels::accumulate`] for one panel that holds numbers that are not finite: only the keys that `live` keeps are
+    /// looked at, so that no 0·∞ arises. Slow, and rare.
+    ///
+    /// # Errors
+    /// As [`Kernels::accumulate`]; `live` gives the rows.
+    #[allow(clippy::too_many_arguments, reason = "a product of two matrices into a third, with its state")]
+    pub fn accumulate_kept<E: Operand>(
+        self,
+        live: &[u64],
+        tile: &ScoreTile<'_>,
+        at: usize,
+        values: &[E::B],
+        width: usize,
+        state: &mut RowState,
+        out: &mut [f32],
+    ) -> Result<(), Error> {
+        check_rows(live.len())?;
+        check("values", values.len(), PANEL / E::DEPTH * width)?;
+        check("out", out.len(), ROWS * width)?;
+        let correction = std::mem::replace(&mut state.correction, [1.0; COLUMNS]);
+        for (r, &bits) in live.iter().enumerate() {
+            let scores = &tile.words[r * tile.stride..][..tile.columns];
+            // SAFETY: words of 32 bits both, without invalid values; weights lie in the score's own row.
+            let weights = unsafe { std::slice::from_raw_parts(scores.as_ptr().cast::<E::A>(), scores.len()) };
+            let row = &mut out[r * width..][..width];
+            row.iter_mut().for_each(|x| *x *= correction[r]);
+            for key in (0..PANEL).filter(|key| bits >> key & 1 == 1) {
+                let weight = E::weight(weights, at + key);
+                row.iter_mut().enumerate().for_each(|(c, x)| *x += weight * E::value(values, width, key, c));
+            }
+        }
+        Ok(())
+    }
+}
+
+struct Score<'t, 'a, E: Operand> {
+    rows: usize,
+    steps: usize,
+    queries: &'t [E::A],
+    panels: &'t [E::B],
+    bits: [u64; ROWS],
+    masked: bool,
+    columns: usize,
+    tile: &'t mut ScoreTile<'a>,
+}
+
+impl<E: Operand> Kernel for Score<'_, '_, E> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        // SAFETY: `Kernels::score` has checked the slices, and that the tile has room for the columns.
+        unsafe { for_rows!(self.rows, score_rows::<S, E>(s, self)) }
+    }
+}
+
+/// # Safety
+/// The slices are as long as [`Kernels::score`] says, for `R` rows.
+#[inline(always)]
+unsafe fn score_rows<S: Simd, E: Operand, const R: usize>(s: S, task: Score<'_, '_, E>) {
+    let Score { steps, queries, panels, bits, masked, columns, tile, .. } = task;
+    let out = &mut tile.words[tile.columns..];
+    let mut at = 0;
+    while at < columns {
+        let in_panel = at % PANEL;
+        let b = panels[at / PANEL * steps * PANEL..][in_panel..].as_ptr();
+        let strips = ((columns - at) / S::LANES).min((PANEL - in_panel) / S::LANES).min(S::STRIPS);
+        let c = out[at..].as_mut_ptr();
+        let live = masked.then(|| bits.map(|row| row >> in_panel));
+        // SAFETY: the strips end within the panel and within the tile's columns.
+        unsafe {
+            let (a, stride, maxima) = (queries.as_ptr(), tile.stride, &mut tile.maxima);
+            match strips {
+                4 if S::STRIPS >= 4 => score_strips::<S, E, R, 4>(s, steps, a, b, live, c, stride, maxima),
+                3 if S::STRIPS >= 4 => score_strips::<S, E, R, 3>(s, steps, a, b, live, c, stride, maxima),
+                2 => score_strips::<S, E, R, 2>(s, steps, a, b, live, c, stride, maxima),
+                _ => score_strips::<S, E, R, 1>(s, steps, a, b, live, c, stride, maxima),
+            }
+        }
+        at += strips * S::LANES;
+    }
+    tile.columns += columns;
+}
+
+/// # Safety
+/// `R` rows of `steps` words at `a`, `steps` rows of a panel at `b`, `W` vectors in `R` rows of the tile at `c`.
+#[inline(always)]
+#[allow(clippy::too_many_arguments, reason = "the innermost level: everything is a pointer or a count")]
+unsafe fn score_strips<S: Simd, E: Operand, const R: usize, const W: usize>(
+    s: S,
+    steps: usize,
+    a: *const E::A,
+    b: *const E::B,
+    live: Option<[u64; ROWS]>,
+    c: *mut f32,
+    stride: usize,
+    maxima: &mut [[f32; COLUMNS]; ROWS],
+) {
+    // SAFETY: the caller's.
+    unsafe {
+        let zero: Accumulators<S, R, W> = [[s.splat(0.0); W]; R];
+        let mut sums = multiply_add::<S, E, R, W>(s, steps, a, (steps, 1), b, PANEL, zero);
+        if let Some(live) = live {
+            for (row, bits) in sums.iter_mut().zip(live) {
+                for (w, sum) in row.iter_mut().enumerate() {
+                    let kept = s.mask_from_bits((bits >> (w * S::LANES)) as u32);
+                    *sum = s.select(kept, *sum, s.splat(f32::NEG_INFINITY));
+                }
+            }
+        }
+        for (r, row) in sums.iter().enumerate() {
+            // The running maximum stands second: it survives a NaN, which the weights will show.
+            let running = maxima[r].as_mut_ptr();
+            let mut max = s.load(running);
+            for (w, &sum) in row.iter().enumerate() {
+                max = s.max(sum, max);
+                s.store(c.add(r * stride + w * S::LANES), sum);
+            }
+            s.store(running, max);
+        }
+    }
+}
+
+struct Softmax<'t, 'a, E> {
+    rows: usize,
+    factor: f32,
+    tile: &'t mut ScoreTile<'a>,
+    state: &'t mut RowState,
+    operand: std::marker::PhantomData<E>,
+}
+
+impl<E: Operand> Kernel for Softmax<'_, '_, E> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Softmax { rows, factor, tile, state, .. } = self;
+        // The new maxima, and what they make of the old sums, for all rows at once.
+        let old = state.max;
+        let mut shift = [0.0; COLUMNS];
+        for r in 0..rows {
+            let block = tile.maxima[r][..S::LANES].iter().fold(f32::NEG_INFINITY, |m, &x| if x > m { x } else { m });
+            state.max[r] = (block * factor).max(old[r]);
+            // A row that has seen no key would compute −∞ − −∞ below; any finite shift gives it weights of 0.
+            shift[r] = if state.max[r] == f32::NEG_INFINITY { 0.0 } else { state.max[r] };
+        }
+        for at in (0..COLUMNS).step_by(S::LANES) {
+            // SAFETY: three arrays of COLUMNS floats, which LANES divides.
+            unsafe {
+                let fall = s.sub(s.load(old[at..].as_ptr()), s.load(shift[at..].as_ptr()));
+                s.store(state.correction[at..].as_mut_ptr(), E::exp2(s, fall));
+            }
+        }
+        for r in 0..rows {
+            let row = tile.words[r * tile.stride..][..tile.columns].as_mut_ptr();
+            // SAFETY: the row holds `columns` scores, a multiple of 16; weights are no wider than scores, so that
+            // writing them never overtakes the reading.
+            let sum = unsafe { weigh::<S, E>(s, row, tile.columns, factor, shift[r]) };
+            state.sum[r] = state.sum[r] * state.correction[r] + sum;
+        }
+    }
+}
+
+/// `2^(factor·S − shift)` in place for one row; gives its sum.
+///
+/// # Safety
+/// `row` holds `columns` scores, a multiple of 16.
+#[inline(always)]
+unsafe fn weigh<S: Simd, E: Operand>(s: S, row: *mut f32, columns: usize, factor: f32, shift: f32) -> f32 {
+    let (factor, shift) = (s.splat(factor), s.splat(-shift));
+    let mut sums = [s.splat(0.0); 2];
+    let vectors = columns / S::LANES;
+    for v in 0..vectors {
+        // SAFETY: the caller's.
+        unsafe {
+            let at = v * S::LANES;
+            let weight = E::exp2(s, s.fma(s.load(row.add(at)), factor, shift));
+            E::store(s, row.cast(), at, weight);
+            sums[v % 2] = s.add(sums[v % 2], weight);
+        }
+    }
+    s.reduce_add(s.add(sums[0], sums[1]))
+}
+
+struct Accumulate<'t, 'a, E: Operand> {
+    rows: usize,
+    steps: usize,
+    at: usize,
+    tile: &'t ScoreTile<'a>,
+    values: &'t [E::B],
+    width: usize,
+    correction: [f32; COLUMNS],
+    out: &'t mut [f32],
+}
+
+impl<E: Operand> Kernel for Accumulate<'_, '_, E> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        // SAFETY: `Kernels::accumulate` has checked the slices.
+        unsafe { for_rows!(self.rows, accumulate_rows::<S, E>(s, self)) }
+    }
+}
+
+/// # Safety
+/// The slices are as long as [`Kernels::accumulate`] says, for `R` rows.
+#[inline(always)]
+unsafe fn accumulate_rows<S: Simd, E: Operand, const R: usize>(s: S, task: Accumulate<'_, '_, E>) {
+    let Accumulate { steps, at, tile, values, width, correction, out, .. } = task;
+    let a = tile.words.as_ptr().cast::<E::A>();
+    let mut column = 0;
+    while column < width {
+        let strips = ((width - column) / S::LANES).min(S::STRIPS);
+        // SAFETY: the strips end within the width; a weight's word is no wider than a score's, and the rows of both
+        // are `stride` words apart.
+        unsafe {
+            let a = a.add(at / E::DEPTH);
+            let b = values.as_ptr().add(column);
+            let c = out.as_mut_ptr().add(column);
+            let stride = tile.stride;
+            match strips {
+                4 if S::STRIPS >= 4 => accumulate_strips::<S, E, R, 4>(s, steps, a, stride, b, width, &correction, c),
+                3 if S::STRIPS >= 4 => accumulate_strips::<S, E, R, 3>(s, steps, a, stride, b, width, &correction, c),
+                2 => accumulate_strips::<S, E, R, 2>(s, steps, a, stride, b, width, &correction, c),
+                _ => accumulate_strips::<S, E, R, 1>(s, steps, a, stride, b, width, &correction, c),
+            }
+        }
+        column += strips * S::LANES;
+    }
+}
+
+/// # Safety
+/// `R` rows of `steps` words at `a`, `stride` apart; `steps` rows at `b` and `R` rows at `c` of `W` vectors, `width` apart.
+#[inline(always)]
+#[allow(clippy::too_many_arguments, reason = "the innermost level: everything is a pointer or a count")]
+unsafe fn accumulate_strips<S: Simd, E: Operand, const R: usize, const W: usize>(
+    s: S,
+    steps: usize,
+    a: *const E::A,
+    stride: usize,
+    b: *const E::B,
+    width: usize,
+    correction: &[f32; COLUMNS],
+    c: *mut f32,
+) {
+    // SAFETY: the caller's.
+    unsafe {
+        let mut sums: Accumulators<S, R, W> = [[s.splat(0.0); W]; R];
+        for (r, row) in sums.iter_mut().enumerate() {
+            let correction = s.splat(correction[r]);
+            for (w, sum) in row.iter_mut().enumerate() {
+                *sum = s.mul(correction, s.load(c.add(r * width + w * S::LANES)));
+            }
+        }
+        let sums = multiply_add::<S, E, R, W>(s, steps, a, (stride, 1), b, width, sums);
+        for (r, row) in sums.iter().enumerate() {
+            for (w, &sum) in row.iter().enumerate() {
+                s.store(c.add(r * width + w * S::LANES), sum);
+            }
+        }
+    }
+}
