@@ -11,18 +11,20 @@ impl BlockLayout {
     ///
     /// # Errors
     ///
-    /// [`Error::Tile`], [`Error::TooManyQueries`] or [`Error::TooManyKeys`] for a shape that cannot be laid out; the
-    /// layout is then as it was.
+    /// [`Error::Tile`], [`Error::TooManyQueries`], [`Error::TooManyKeys`] or [`Error::LayoutTooLarge`] for a shape that
+    /// cannot be laid out; the layout is then as it was.
     pub fn compile(&mut self, mask: &Mask, n_q: usize, n_k: usize, offset: i64, tile: TileShape) -> Result<(), Error> {
         let tiles = tile.tiles(n_q)?;
-        if u32::try_from(n_k.div_ceil(PANEL)).is_err() {
-            return Err(Error::TooManyKeys { n_k });
-        }
+        let keys = n_k.checked_next_multiple_of(PANEL).ok_or(Error::TooManyKeys { n_k })?;
+        u32::try_from(keys / PANEL).map_err(|_| Error::TooManyKeys { n_k })?;
+        self.tiles
+            .try_reserve(tiles.saturating_sub(self.tiles.len()))
+            .map_err(|_| Error::LayoutTooLarge { n_q, n_k })?;
+
         (self.n_q, self.n_k, self.tile, self.live_pairs) = (n_q, n_k, tile, 0);
         self.tiles.clear();
         self.spans.clear();
         self.bits.clear();
-        self.tiles.reserve(tiles);
         for t in 0..tiles {
             self.compile_tile(mask, t, offset);
         }
@@ -39,55 +41,52 @@ impl BlockLayout {
             mask.push_runs(position(i, offset), self.n_k, &mut self.runs);
             // A query whose group crosses tiles counts in the tile of its first row.
             if i * self.tile.group >= rows.start {
-                self.live_pairs += self.runs.keys() as u64;
+                self.live_pairs = self.live_pairs.saturating_add(self.runs.keys() as u64);
             }
         }
         let (all, any) = (queries.len(), queries.len() + 1);
         self.runs.push_intersection(queries.len());
         self.runs.push_union(queries.len());
 
-        // The panels inside a run of `all` are full, the other panels that `any` touches are rims. A full panel lies in
-        // one run of `any`, so that one walk over both in step meets every full stretch at its start.
+        // The panels inside a run of `all` are full, the others that `any` touches are rims. Full panels lie inside one
+        // run of `any`, so one walk over both in step finds them in order.
         let mut next_full = 0;
         let mut panel = 0;
         for index in 0..self.runs.list(any).len() {
             let run = self.runs.list(any)[index].clone();
             // The run before may have ended in the panel in which this one begins.
             panel = panel.max(run.start / PANEL);
-            while panel < run.end.div_ceil(PANEL) {
-                let full = loop {
-                    match self.runs.list(all).get(next_full).map(whole_panels) {
-                        Some(full) if full.end <= panel || full.is_empty() => next_full += 1,
-                        full => break full,
-                    }
-                };
-                match full {
-                    Some(full) if full.start == panel => {
-                        panel = full.end;
-                        self.spans.push(PackedSpan::Full { start: full.start as u32, end: full.end as u32 });
-                    }
-                    _ => {
-                        self.push_rim(panel, &rows, &queries);
-                        panel += 1;
-                    }
+            let end = run.end.div_ceil(PANEL);
+            while let Some(full) = self.runs.list(all).get(next_full).map(whole_panels)
+                && full.start < end
+            {
+                next_full += 1;
+                if !full.is_empty() {
+                    self.push_rims(panel..full.start, &rows, &queries);
+                    panel = full.end;
+                    self.spans.push(PackedSpan::Full { start: full.start as u32, end: full.end as u32 });
                 }
             }
+            self.push_rims(panel..end, &rows, &queries);
+            panel = end;
         }
         self.tiles.push(TileEnd { spans: self.spans.len(), bits: self.bits.len() });
     }
 
-    /// Adds a rim, with the bits of the tile's `rows` and their `queries`.
-    fn push_rim(&mut self, panel: usize, rows: &Range<usize>, queries: &Range<usize>) {
-        let first = self.bits.len();
-        self.bits.resize(first + self.tile.rows, 0);
-        let words = &mut self.bits[first..];
+    /// Adds rims, with the bits of the tile's `rows` and their `queries`.
+    fn push_rims(&mut self, panels: Range<usize>, rows: &Range<usize>, queries: &Range<usize>) {
         let group = self.tile.group;
-        for (list, i) in queries.clone().enumerate() {
-            let word = panel_bits(self.runs.list(list), panel);
-            let of_query = (i * group).max(rows.start)..((i + 1) * group).min(rows.end);
-            words[of_query.start - rows.start..of_query.end - rows.start].fill(word);
+        for panel in panels {
+            let first = self.bits.len();
+            self.bits.resize(first + self.tile.rows, 0);
+            let words = &mut self.bits[first..];
+            for (list, i) in queries.clone().enumerate() {
+                let of_query = (i * group).max(rows.start)..((i + 1) * group).min(rows.end);
+                words[of_query.start - rows.start..of_query.end - rows.start]
+                    .fill(panel_bits(self.runs.list(list), panel));
+            }
+            self.spans.push(PackedSpan::Rim { panel: panel as u32 });
         }
-        self.spans.push(PackedSpan::Rim { panel: panel as u32 });
     }
 }
 

@@ -103,7 +103,7 @@ impl fmt::Display for BlockLayout {
             f.write_str("\n")?;
         }
         if tiles_a_line > 1 || panels_a_column > 1 {
-            writeln!(f, "({tiles_a_line} × {panels_a_column} tiles × panels a character)")?;
+            writeln!(f, "(one character: {tiles_a_line} tiles × {panels_a_column} panels)")?;
         }
         Ok(())
     }

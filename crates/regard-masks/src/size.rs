@@ -17,7 +17,10 @@ pub struct LayoutSize {
 impl LayoutSize {
     /// Bytes of a layout of this size, without the scratch of its compilation.
     pub fn bytes(self) -> usize {
-        self.tiles * size_of::<TileEnd>() + self.spans * size_of::<PackedSpan>() + self.words * size_of::<u64>()
+        let bytes = |count: usize, each: usize| count.saturating_mul(each);
+        bytes(self.tiles, size_of::<TileEnd>())
+            .saturating_add(bytes(self.spans, size_of::<PackedSpan>()))
+            .saturating_add(bytes(self.words, size_of::<u64>()))
     }
 
     /// The most that compiling `mask` for `n_q` queries and any number of keys up to `n_k` can need.

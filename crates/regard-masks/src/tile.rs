@@ -40,7 +40,7 @@ impl TileShape {
     /// The engine rows of tile `t` of `n_q` queries.
     pub(crate) fn rows_of(self, t: usize, n_q: usize) -> Range<usize> {
         let start = t * self.rows;
-        start..(n_q * self.group).min(start + self.rows)
+        start..(n_q * self.group).min(start.saturating_add(self.rows))
     }
 
     /// The queries that have a row in tile `t` of `n_q` queries.
