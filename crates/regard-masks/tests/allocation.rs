@@ -42,10 +42,11 @@ fn allocations(work: impl FnOnce()) -> usize {
     ALLOCATIONS.get() - before
 }
 
-fn masks() -> [Mask; 4] {
+fn masks() -> [Mask; 5] {
     let window = Mask::causal() & Mask::window(Some(99), None);
     [
         Mask::causal(),
+        Mask::window(Some(149), Some(0)),
         window.clone(),
         &window | Mask::prefix(4),
         Mask::causal() & !(Mask::window(Some(200), Some(0)) & !Mask::window(Some(50), Some(0))),

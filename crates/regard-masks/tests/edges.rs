@@ -78,6 +78,17 @@ fn positions_and_distances_may_lie_at_the_ends_of_their_types() {
     }
 }
 
+/// One run that cuts a panel at either end is the most that its bound allows for.
+#[test]
+fn a_run_between_two_rims_takes_its_whole_bound() {
+    let window = Mask::window(Some(149), Some(0));
+    let bound = LayoutSize::bound(&window, 1, 1000, TILE).unwrap();
+    assert_eq!(bound, LayoutSize { tiles: 1, spans: 3, words: 2 * TILE.rows });
+    let mut layout = BlockLayout::new();
+    layout.compile(&window, 1, 1000, 420, TILE).unwrap();
+    assert_eq!(layout.size(), bound);
+}
+
 /// A position stands for distances up to 2⁶⁴: checked by hand, as no plain arithmetic of the oracle reaches it.
 #[test]
 fn windows_reach_as_far_as_they_say() {
