@@ -15,20 +15,42 @@ use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 #[repr(align(128))] // Alone on its line, and on the neighbour that the prefetcher takes along.
 pub(crate) struct Gate(AtomicU64);
 
+/// The number of the job, which wraps: a helper only has to tell a new one from its last.
+const JOB: u64 = !(NEXT_JOB - 1);
+const NEXT_JOB: u64 = 1 << 32;
+/// Helpers may come in.
 const OPEN: u64 = 1 << 31;
-const INSIDE: u64 = OPEN - 1;
-const JOB: u64 = 1 << 32;
+/// There will be no more jobs.
+const OVER: u64 = 1 << 30;
+/// How many are inside.
+const INSIDE: u64 = OVER - 1;
+
+/// What a helper finds when it looks at the gate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Look {
+    /// It is in.
+    Entered,
+    /// There is no job that it has not been at.
+    Nothing,
+    /// There will be no more jobs.
+    Over,
+}
 
 impl Gate {
     /// Opens the gate for a new job. The gate is closed and nobody is inside.
     pub(crate) fn open(&self) {
-        let job = self.0.load(Relaxed) & !(JOB - 1);
-        self.0.store(job.wrapping_add(JOB) | OPEN, SeqCst);
+        let job = self.0.load(Relaxed) & JOB;
+        self.0.store(job.wrapping_add(NEXT_JOB) | OPEN, SeqCst);
     }
 
     /// Lets nobody in any more.
     pub(crate) fn close(&self) {
         self.0.fetch_and(!OPEN, SeqCst);
+    }
+
+    /// Says that there will be no more jobs. The gate is closed.
+    pub(crate) fn end(&self) {
+        self.0.fetch_or(OVER, SeqCst);
     }
 
     /// Whether nobody is inside.
@@ -37,14 +59,17 @@ impl Gate {
     }
 
     /// Goes inside, if the gate is open for another job than `last`, which is then that job.
-    pub(crate) fn enter(&self, last: &mut u64) -> bool {
-        let entered = self
-            .0
-            .fetch_update(SeqCst, SeqCst, |word| (word & OPEN != 0 && word & !(JOB - 1) != *last).then_some(word + 1));
-        if let Ok(word) = entered {
-            *last = word & !(JOB - 1);
+    pub(crate) fn enter(&self, last: &mut u64) -> Look {
+        let entered =
+            self.0.fetch_update(SeqCst, SeqCst, |word| (word & OPEN != 0 && word & JOB != *last).then_some(word + 1));
+        match entered {
+            Ok(word) => {
+                *last = word & JOB;
+                Look::Entered
+            }
+            Err(word) if word & OVER != 0 => Look::Over,
+            Err(_) => Look::Nothing,
         }
-        entered.is_ok()
     }
 
     /// Leaves, and says whether this was the last one out of a closed gate.
@@ -61,18 +86,31 @@ mod tests {
     fn a_job_is_entered_once_by_each_and_while_it_is_open() {
         let gate = Gate::default();
         let (mut first, mut second) = (0, 0);
-        assert!(!gate.enter(&mut first));
+        assert_eq!(gate.enter(&mut first), Look::Nothing);
         for _ in 0..3 {
             gate.open();
-            assert!(gate.enter(&mut first));
-            assert!(!gate.enter(&mut first));
-            assert!(gate.enter(&mut second));
+            assert_eq!(gate.enter(&mut first), Look::Entered);
+            assert_eq!(gate.enter(&mut first), Look::Nothing);
+            assert_eq!(gate.enter(&mut second), Look::Entered);
             assert!(!gate.leave());
             assert!(!gate.is_empty());
             gate.close();
-            assert!(!gate.enter(&mut 0));
+            assert_eq!(gate.enter(&mut 0), Look::Nothing);
             assert!(gate.leave());
             assert!(gate.is_empty());
         }
+        gate.end();
+        assert_eq!(gate.enter(&mut first), Look::Over);
+    }
+
+    #[test]
+    fn the_last_one_out_of_an_open_gate_is_not_the_last() {
+        let gate = Gate::default();
+        gate.open();
+        assert_eq!(gate.enter(&mut 0), Look::Entered);
+        assert!(!gate.leave());
+        assert_eq!(gate.enter(&mut 0), Look::Entered);
+        gate.close();
+        assert!(gate.leave());
     }
 }

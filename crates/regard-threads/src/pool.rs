@@ -1,9 +1,8 @@
 //! Parallel loops.
 
 use std::sync::OnceLock;
-use std::sync::atomic::AtomicPtr;
-use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
+use std::sync::atomic::{AtomicPtr, AtomicUsize};
 use std::time::Duration;
 
 use regard_memory::{Indices, Parts, each_of};
@@ -13,8 +12,8 @@ use crate::{Error, Result, cores};
 
 /// How long a member without work looks for it before it sleeps.
 ///
-/// Waking a sleeping thread takes tens of microseconds, so this is about what a wake-up costs: whoever spins as long as
-/// that wastes at most as much as it could have saved. `docs/threads.md` has the measurement.
+/// It takes 25 µs to have a thread that sleeps, 50 at the 95th percentile: whoever looks for work for that long wastes at
+/// most about what it could have saved. `docs/threads.md` has the measurement.
 const SPIN: Duration = Duration::from_micros(50);
 
 /// The most threads that a pool may have.
@@ -27,9 +26,10 @@ const MOST: usize = 4096;
 ///
 /// - **Several callers at once** are fine. One has the helpers; each other runs its loop on its own thread, and so does a
 ///   loop within a task.
+/// - **A task must not wait for another one**: they may be run one after the other by one thread.
 /// - **A panic** of a task is resumed in the caller when all members have left the loop; tasks not begun are dropped.
 /// - **After a fork** the child's first loop starts helpers of its own. A task must not fork and then return.
-/// - **With more threads than [`cores`]** nobody spins: spinning would keep a core from those with work.
+/// - **Without work** a member looks for it for 50 µs and then sleeps; at once if there are more threads than [`cores`].
 #[derive(Debug)]
 pub struct Pool {
     /// From a box; it is replaced, and then leaked, only in a forked child.
@@ -45,10 +45,20 @@ impl Pool {
     ///
     /// [`Error::Threads`] for none or an absurd number, [`Error::Spawn`] if the system refuses to start them.
     pub fn new(threads: usize) -> Result<Self> {
+        Self::with_spin(threads, default_spin(threads))
+    }
+
+    /// A pool whose members without work look for it for `spin` before they sleep: longer where loops follow each other at
+    /// longer distances and the cores have nothing else to do, zero where the cores belong to somebody else.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new).
+    pub fn with_spin(threads: usize, spin: Duration) -> Result<Self> {
         if !(1..=MOST).contains(&threads) {
             return Err(Error::Threads { asked: threads, most: MOST });
         }
-        match Self::start(threads) {
+        match Self::start(threads, spin) {
             (pool, None) => Ok(pool),
             (_, Some(refused)) => Err(Error::Spawn(refused)),
         }
@@ -63,7 +73,7 @@ impl Pool {
         static GLOBAL: OnceLock<Pool> = OnceLock::new();
         GLOBAL.get_or_init(|| {
             let wanted = Self::setting().ok().flatten().unwrap_or_else(|| cores().min(MOST));
-            let (mut pool, _) = Self::start(wanted);
+            let (mut pool, _) = Self::start(wanted, default_spin(wanted));
             pool.threads = 1 + pool.team().helpers();
             pool
         })
@@ -82,8 +92,7 @@ impl Pool {
         }
     }
 
-    fn start(threads: usize) -> (Self, Option<std::io::Error>) {
-        let spin = if threads > cores() { Duration::ZERO } else { SPIN };
+    fn start(threads: usize, spin: Duration) -> (Self, Option<std::io::Error>) {
         let (team, refused) = Team::start(threads - 1, spin);
         (Self { team: AtomicPtr::new(Box::into_raw(Box::new(team))), threads, spin }, refused)
     }
@@ -205,6 +214,11 @@ impl Drop for Pool {
         // SAFETY: it is from a box, and nobody can use the pool any more.
         drop(unsafe { Box::from_raw(*self.team.get_mut()) });
     }
+}
+
+/// Members that outnumber the cores sleep at once: spinning would keep a core from those with work.
+fn default_spin(threads: usize) -> Duration {
+    if threads > cores() { Duration::ZERO } else { SPIN }
 }
 
 /// The next index to be handed out, alone on its cache line and on its neighbour.

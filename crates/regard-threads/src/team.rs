@@ -12,7 +12,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crate::fork;
-use crate::gate::Gate;
+use crate::gate::{Gate, Look};
 
 /// What every member of a team does for a job: it is called once by each that comes, with that member's number.
 type Body<'a> = dyn Fn(usize) + Sync + 'a;
@@ -27,9 +27,20 @@ pub(crate) struct Team {
     generation: u64,
 }
 
+/// What a helper without work looks at is on lines of its own: the gate and its seat. Its looking would slow the caller
+/// down otherwise, who writes to the rest.
 #[derive(Debug)]
 struct Shared {
     gate: Gate,
+    seats: Box<[Seat]>,
+    spin: Duration,
+    call: Call,
+}
+
+/// What a caller that has the team writes.
+#[derive(Debug)]
+#[repr(align(128))]
+struct Call {
     /// Whether a caller has the team.
     taken: AtomicBool,
     /// What is to be done; written while the gate is closed and nobody inside, read inside.
@@ -37,13 +48,9 @@ struct Shared {
     /// The first panic of a helper in this job.
     panic: Mutex<Option<Box<dyn Any + Send>>>,
     /// Whether the caller sleeps until the last helper has left.
-    caller_sleeps: AtomicBool,
-    caller_lock: Mutex<()>,
-    caller_wakes: Condvar,
-    seats: Box<[Seat]>,
-    /// Whether the team is being dismissed.
-    over: AtomicBool,
-    spin: Duration,
+    sleeps: AtomicBool,
+    sleep: Mutex<()>,
+    wake_up: Condvar,
 }
 
 /// What a helper says of itself.
@@ -74,15 +81,16 @@ impl Team {
     pub(crate) fn start(helpers: usize, spin: Duration) -> (Self, Option<io::Error>) {
         let shared = Arc::new(Shared {
             gate: Gate::default(),
-            taken: AtomicBool::new(false),
-            body: Job(Cell::new(None)),
-            panic: Mutex::new(None),
-            caller_sleeps: AtomicBool::new(false),
-            caller_lock: Mutex::new(()),
-            caller_wakes: Condvar::new(),
             seats: (0..helpers).map(|_| Seat::default()).collect(),
-            over: AtomicBool::new(false),
             spin,
+            call: Call {
+                taken: AtomicBool::new(false),
+                body: Job(Cell::new(None)),
+                panic: Mutex::new(None),
+                sleeps: AtomicBool::new(false),
+                sleep: Mutex::new(()),
+                wake_up: Condvar::new(),
+            },
         });
         let mut team = Self { shared, helpers: Vec::with_capacity(helpers), generation: fork::generation() };
         for seat in 0..helpers {
@@ -112,21 +120,22 @@ impl Team {
     ///
     /// A panic of `body` is resumed here after all have returned, the caller's before a helper's.
     pub(crate) fn run(&self, wanted: usize, body: &Body<'_>) -> bool {
-        let shared = &*self.shared;
-        if shared.taken.load(Acquire) || shared.taken.swap(true, Acquire) {
+        let Shared { gate, call, .. } = &*self.shared;
+        // First without writing: members of a team that is taken ask all the time.
+        if call.taken.load(Acquire) || call.taken.swap(true, Acquire) {
             return false;
         }
         // SAFETY: only the lifetime changes. Helpers call the body inside the gate only, and this function does not return
         // before the gate is closed and empty.
         let forever = unsafe { std::mem::transmute::<*const Body<'_>, *const Body<'static>>(body) };
-        shared.body.0.set(Some(forever));
-        shared.gate.open();
+        call.body.0.set(Some(forever));
+        gate.open();
         self.wake(wanted);
         let own = catch_unwind(AssertUnwindSafe(|| body(0)));
-        shared.gate.close();
+        gate.close();
         self.wait_for_helpers();
-        let theirs = lock(&shared.panic).take();
-        shared.taken.store(false, Release);
+        let theirs = lock(&call.panic).take();
+        call.taken.store(false, Release);
         if let Some(panic) = own.err().or(theirs) {
             resume_unwind(panic);
         }
@@ -144,18 +153,18 @@ impl Team {
 
     /// Returns when nobody is inside the closed gate.
     fn wait_for_helpers(&self) {
-        let shared = &*self.shared;
-        if shared.look_for(|| shared.gate.is_empty()) {
+        let Shared { gate, call, .. } = &*self.shared;
+        if self.shared.look_for(|| gate.is_empty().then_some(())).is_some() {
             return;
         }
         assert!(self.exists(), "the process was forked by a task of a parallel loop, whose other tasks are lost");
         // Not `park`: the caller is not ours, and might lose a wake-up that is meant for its own affairs.
-        let mut guard = lock(&shared.caller_lock);
-        shared.caller_sleeps.store(true, SeqCst);
-        while !shared.gate.is_empty() {
-            guard = shared.caller_wakes.wait(guard).unwrap_or_else(PoisonError::into_inner);
+        let mut guard = lock(&call.sleep);
+        call.sleeps.store(true, SeqCst);
+        while !gate.is_empty() {
+            guard = call.wake_up.wait(guard).unwrap_or_else(PoisonError::into_inner);
         }
-        shared.caller_sleeps.store(false, SeqCst);
+        call.sleeps.store(false, SeqCst);
     }
 }
 
@@ -166,7 +175,7 @@ impl Drop for Team {
             std::mem::forget(std::mem::take(&mut self.helpers));
             return;
         }
-        self.shared.over.store(true, SeqCst);
+        self.shared.gate.end();
         for helper in self.helpers.drain(..) {
             helper.thread().unpark();
             // A helper catches every panic of a task, so there is none to pass on.
@@ -180,74 +189,75 @@ impl Shared {
     fn help(&self, seat: usize) {
         let mut last = 0;
         while self.enter(seat, &mut last) {
-            let body = self.body.0.get().expect("the gate opens after the job is set");
+            let body = self.call.body.0.get().expect("the gate opens after the job is set");
             // SAFETY: the caller does not return, so the body lives, until this helper has left.
             let result = catch_unwind(AssertUnwindSafe(|| unsafe { (*body)(seat + 1) }));
             if let Err(panic) = result {
-                let mut first = lock(&self.panic);
+                let mut first = lock(&self.call.panic);
                 if first.is_none() {
                     *first = Some(panic);
                 } else {
-                    // Dropping it would run code of the task's, which might panic again, here, where nobody catches it.
-                    std::mem::forget(panic);
+                    // Dropping it runs code of the task's, which might panic again, here, where nobody catches it.
+                    std::mem::forget(catch_unwind(AssertUnwindSafe(|| drop(panic))));
                 }
             }
             self.leave();
         }
     }
 
-    /// Waits for a job and enters it; `false` when the team is dismissed.
+    /// Waits for a job and enters it; `false` when there will be no more.
     fn enter(&self, seat: usize, last: &mut u64) -> bool {
         let asleep = &self.seats[seat].asleep;
+        let mut look = || match self.gate.enter(last) {
+            Look::Entered => Some(true),
+            Look::Over => Some(false),
+            Look::Nothing => None,
+        };
         loop {
-            let mut entered = false;
-            let mut found = || {
-                entered = self.gate.enter(last);
-                entered || self.over.load(SeqCst)
-            };
-            if self.look_for(&mut found) {
+            if let Some(entered) = self.look_for(&mut look) {
                 return entered;
             }
             // First say so, then look once more, so that a caller either is seen here or sees this.
             asleep.store(true, SeqCst);
-            if found() {
-                asleep.store(false, SeqCst);
+            let late = look();
+            if late.is_none() {
+                thread::park();
+            }
+            asleep.store(false, SeqCst);
+            if let Some(entered) = late {
                 return entered;
             }
-            thread::park();
-            asleep.store(false, SeqCst);
         }
     }
 
     fn leave(&self) {
-        if self.gate.leave() && self.caller_sleeps.load(SeqCst) {
+        if self.gate.leave() && self.call.sleeps.load(SeqCst) {
             // With the lock, so that the caller is not between its last look and its sleep.
-            let _guard = lock(&self.caller_lock);
-            self.caller_wakes.notify_one();
+            let _guard = lock(&self.call.sleep);
+            self.call.wake_up.notify_one();
         }
     }
 
-    /// Looks for something again and again for the time that this team spins; whether it was found.
-    fn look_for(&self, mut found: impl FnMut() -> bool) -> bool {
-        /// Looks between two looks at the clock, which costs as much as a few of them.
+    /// Looks for something again and again for the time that this team spins.
+    fn look_for<T>(&self, mut look: impl FnMut() -> Option<T>) -> Option<T> {
+        /// Looks between two looks at the clock, which costs as much as one or two of them.
         const LOOKS: u32 = 32;
 
-        if found() {
-            return true;
-        }
-        if self.spin.is_zero() {
-            return false;
+        let found = look();
+        if found.is_some() || self.spin.is_zero() {
+            return found;
         }
         let start = Instant::now();
         while start.elapsed() < self.spin {
             for _ in 0..LOOKS {
                 hint::spin_loop();
-                if found() {
-                    return true;
+                let found = look();
+                if found.is_some() {
+                    return found;
                 }
             }
         }
-        false
+        None
     }
 }
 
