@@ -160,7 +160,11 @@ impl Sampler {
         self.distinct.dedup();
         for &token in &self.distinct {
             if let Some(logit) = logits.get_mut(token as usize) {
-                *logit = if *logit > 0.0 { *logit / self.options.repeat_penalty } else { *logit * self.options.repeat_penalty };
+                *logit = if *logit > 0.0 {
+                    *logit / self.options.repeat_penalty
+                } else {
+                    *logit * self.options.repeat_penalty
+                };
             }
         }
     }
