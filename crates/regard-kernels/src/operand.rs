@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 use regard_memory::Pod;
-use regard_simd::math::exp2_of_degree;
+use regard_simd::math::exp2_of_each;
 use regard_simd::{Isa, Kernel, Simd};
 
 use crate::Number;
@@ -33,8 +33,8 @@ pub trait Operand: Copy + Send + Sync + 'static + sealed::Sealed {
     unsafe fn load<S: Simd>(s: S, p: *const Self::B) -> Self::Vector<S>;
     /// `c + a·b`.
     fn multiply_add<S: Simd>(s: S, c: S::F32, a: Self::Vector<S>, b: Self::Vector<S>) -> S::F32;
-    /// `2ˣ` for `x ≤ 0`, as exactly as this operand's weights can hold it.
-    fn exp2<S: Simd>(s: S, x: S::F32) -> S::F32;
+    /// `2ˣ` of several vectors for `x ≤ 0`, as exactly as this operand's weights can hold it.
+    fn exp2<S: Simd, const N: usize>(s: S, x: [S::F32; N]) -> [S::F32; N];
     /// Writes `LANES` elements of a row of `A`, from element `at` on.
     ///
     /// # Safety
@@ -106,8 +106,8 @@ impl Operand for F32 {
         s.fma(a, b, c)
     }
     #[inline(always)]
-    fn exp2<S: Simd>(s: S, x: S::F32) -> S::F32 {
-        exp2_of_degree::<S, 5>(s, x)
+    fn exp2<S: Simd, const N: usize>(s: S, x: [S::F32; N]) -> [S::F32; N] {
+        exp2_of_each::<S, 5, N>(s, x)
     }
     #[inline(always)]
     unsafe fn store<S: Simd>(s: S, row: *mut f32, at: usize, x: S::F32) {
@@ -164,8 +164,8 @@ impl Operand for F16 {
         s.fma(a, b, c)
     }
     #[inline(always)]
-    fn exp2<S: Simd>(s: S, x: S::F32) -> S::F32 {
-        exp2_of_degree::<S, 5>(s, x)
+    fn exp2<S: Simd, const N: usize>(s: S, x: [S::F32; N]) -> [S::F32; N] {
+        exp2_of_each::<S, 5, N>(s, x)
     }
     #[inline(always)]
     unsafe fn store<S: Simd>(s: S, row: *mut f32, at: usize, x: S::F32) {
@@ -233,9 +233,9 @@ impl Operand for Bf16 {
         s.dot_bf16(c, a, b)
     }
     #[inline(always)]
-    fn exp2<S: Simd>(s: S, x: S::F32) -> S::F32 {
+    fn exp2<S: Simd, const N: usize>(s: S, x: [S::F32; N]) -> [S::F32; N] {
         // 1e-4 off, where rounding to bf16 is 2e-3 off.
-        exp2_of_degree::<S, 3>(s, x)
+        exp2_of_each::<S, 3, N>(s, x)
     }
     #[inline(always)]
     unsafe fn store<S: Simd>(s: S, row: *mut u32, at: usize, x: S::F32) {

@@ -332,7 +332,8 @@ impl<E: Operand> Kernel for Softmax<'_, '_, E> {
         let old = state.max;
         let mut shift = [0.0; COLUMNS];
         for r in 0..rows {
-            let block = tile.maxima[r][..S::LANES].iter().fold(f32::NEG_INFINITY, |m, &x| if x > m { x } else { m });
+            // SAFETY: a row of COLUMNS maxima; those past LANES were never touched.
+            let block = s.reduce_max(unsafe { s.load(tile.maxima[r].as_ptr()) });
             state.max[r] = (block * factor).max(old[r]);
             // A row that has seen no key would compute −∞ − −∞ below; any finite shift gives it weights of 0.
             shift[r] = if state.max[r] == f32::NEG_INFINITY { 0.0 } else { state.max[r] };
@@ -341,7 +342,8 @@ impl<E: Operand> Kernel for Softmax<'_, '_, E> {
             // SAFETY: three arrays of COLUMNS floats, which LANES divides.
             unsafe {
                 let fall = s.sub(s.load(old[at..].as_ptr()), s.load(shift[at..].as_ptr()));
-                s.store(state.correction[at..].as_mut_ptr(), E::exp2(s, fall));
+                let [correction] = E::exp2(s, [fall]);
+                s.store(state.correction[at..].as_mut_ptr(), correction);
             }
         }
         for r in 0..rows {
@@ -361,18 +363,51 @@ impl<E: Operand> Kernel for Softmax<'_, '_, E> {
 #[inline(always)]
 unsafe fn weigh<S: Simd, E: Operand>(s: S, row: *mut f32, columns: usize, factor: f32, shift: f32) -> f32 {
     let (factor, shift) = (s.splat(factor), s.splat(-shift));
-    let mut sums = [s.splat(0.0); 2];
+    let mut sum = s.splat(0.0);
     let vectors = columns / S::LANES;
-    for v in 0..vectors {
-        // SAFETY: the caller's.
-        unsafe {
-            let at = v * S::LANES;
-            let weight = E::exp2(s, s.fma(s.load(row.add(at)), factor, shift));
-            E::store(s, row.cast(), at, weight);
-            sums[v % 2] = s.add(sums[v % 2], weight);
+    let in_step = vectors / IN_STEP * IN_STEP;
+    // SAFETY: the caller's.
+    unsafe {
+        for v in (0..in_step).step_by(IN_STEP) {
+            let weights = weigh_each::<S, E, IN_STEP>(s, row, v * S::LANES, factor, shift);
+            let (a, b) = (s.add(weights[0], weights[1]), s.add(weights[2], weights[3]));
+            sum = s.add(sum, s.add(a, b));
+        }
+        for v in in_step..vectors {
+            let [weights] = weigh_each::<S, E, 1>(s, row, v * S::LANES, factor, shift);
+            sum = s.add(sum, weights);
         }
     }
-    s.reduce_add(s.add(sums[0], sums[1]))
+    s.reduce_add(sum)
+}
+
+/// Vectors that are weighed together.
+const IN_STEP: usize = 4;
+
+/// `2^(factor·S − shift)` in place for `N` vectors from column `at` on.
+///
+/// # Safety
+/// `row` holds them.
+#[inline(always)]
+unsafe fn weigh_each<S: Simd, E: Operand, const N: usize>(
+    s: S,
+    row: *mut f32,
+    at: usize,
+    factor: S::F32,
+    shift: S::F32,
+) -> [S::F32; N] {
+    let mut x = [factor; N];
+    // SAFETY: the caller's; all are read before any is written.
+    unsafe {
+        for (v, x) in x.iter_mut().enumerate() {
+            *x = s.fma(s.load(row.add(at + v * S::LANES)), factor, shift);
+        }
+        let weights = E::exp2(s, x);
+        for (v, &weight) in weights.iter().enumerate() {
+            E::store(s, row.cast(), at + v * S::LANES, weight);
+        }
+        weights
+    }
 }
 
 struct Accumulate<'t, 'a, E: Operand> {

@@ -16,23 +16,37 @@ const DEGREE_6: [f32; 6] = [0.693_147_2, 0.240_226_48, 0.055_503_324, 0.009_618_
 /// within 2 ULP, degree 6 within 1.1; results under 2⁻¹²⁶ may be any number of `[0, 2⁻¹²⁶)`.
 #[inline(always)]
 pub fn exp2_of_degree<S: Simd, const DEGREE: usize>(s: S, x: S::F32) -> S::F32 {
+    let [y] = exp2_of_each::<S, DEGREE, 1>(s, [x]);
+    y
+}
+
+/// [`exp2_of_degree`] of `N` vectors in step: a core's schedulers hold few instructions that wait for one another, so
+/// several short queues run faster than one after the other.
+#[inline(always)]
+pub fn exp2_of_each<S: Simd, const DEGREE: usize, const N: usize>(s: S, mut x: [S::F32; N]) -> [S::F32; N] {
     let coefficients: &[f32] = match DEGREE {
         3 => &DEGREE_3,
         4 => &DEGREE_4,
         5 => &DEGREE_5,
         _ => &DEGREE_6,
     };
-    // The constant stands first, so that a NaN in `x` is what stays.
-    let x = s.max(s.splat(S::EXP2_MIN), x);
-    let n = s.round(x);
-    let f = s.sub(x, n);
-    let mut p = s.splat(coefficients[DEGREE - 1]);
-    let mut k = DEGREE - 1;
-    while k > 0 {
-        k -= 1;
-        p = s.fma(p, f, s.splat(coefficients[k]));
+    let mut n = x;
+    let mut p = [s.splat(coefficients[DEGREE - 1]); N];
+    for (x, n) in x.iter_mut().zip(&mut n) {
+        // The constant stands first, so that a NaN in `x` is what stays.
+        *x = s.max(s.splat(S::EXP2_MIN), *x);
+        *n = s.round(*x);
+        *x = s.sub(*x, *n);
     }
-    s.scale_by_power(s.fma(p, f, s.splat(1.0)), n)
+    for coefficient in coefficients[..DEGREE - 1].iter().rev() {
+        for (p, f) in p.iter_mut().zip(x) {
+            *p = s.fma(*p, f, s.splat(*coefficient));
+        }
+    }
+    for ((p, f), n) in p.iter_mut().zip(x).zip(n) {
+        *p = s.scale_by_power(s.fma(*p, f, s.splat(1.0)), n);
+    }
+    p
 }
 
 /// `2ˣ`, within 1.1 ULP where the result is at least 2⁻¹²⁶ (below, any number of `[0, 2⁻¹²⁶)`, and 0 from −150 on);
