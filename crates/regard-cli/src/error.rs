@@ -8,6 +8,9 @@ use std::path::PathBuf;
 /// Each message is one line that names the thing and, where there is one, the way out.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
+    /// The command line asks for something that cannot be.
+    #[error("{0}")]
+    Usage(String),
     /// No variable tells where the cache folder is.
     #[error("no home folder is known, so there is no cache folder: set REGARD_CACHE")]
     NoCacheFolder,
@@ -43,24 +46,69 @@ pub(crate) enum Error {
         /// The system's reason.
         source: io::Error,
     },
+    /// A prompt that leaves no room for a token after it.
+    #[error("the prompt is {tokens} tokens and the context holds {context}: shorten it{}", raise(*context, *limit))]
+    PromptTooLong {
+        /// Tokens of the prompt.
+        tokens: usize,
+        /// Tokens that the context holds.
+        context: usize,
+        /// Tokens that the model was made for.
+        limit: usize,
+    },
+    /// A text without a single window.
+    #[error("{}: {tokens} tokens are fewer than one window of {context}: lower --context", path.display())]
+    TextTooShort {
+        /// The text's file.
+        path: PathBuf,
+        /// Its tokens.
+        tokens: usize,
+        /// Tokens of a window.
+        context: usize,
+    },
+    /// A model that nobody taught to converse.
+    #[error("{} has no chat template: use `regard generate --raw`", path.display())]
+    NoTemplate {
+        /// The model's file.
+        path: PathBuf,
+    },
+    /// Standard input could not be read.
+    #[error("cannot read standard input: {0}")]
+    Input(io::Error),
     /// Standard output could not be written.
     #[error("cannot write to standard output: {0}")]
     Output(io::Error),
     /// Whoever read standard output has gone. Not said: it is how `| head` ends a command.
     #[error("standard output was closed")]
     BrokenPipe,
+    /// Ctrl-C. Not said: the person at the keyboard knows.
+    #[error("interrupted")]
+    Interrupted,
+    /// The model, its file, its tokens or its sampling.
+    #[error(transparent)]
+    Model(#[from] regard_models::Error),
 }
 
 impl Error {
-    /// The process's exit code: 141 for what a shell shows after SIGPIPE, 1 for everything else.
+    /// The process's exit code: 2 for a wrong command line, 130 and 141 for what a shell shows after SIGINT and
+    /// SIGPIPE, 1 for everything else.
     pub(crate) fn exit_code(&self) -> u8 {
-        if matches!(self, Self::BrokenPipe) { 141 } else { 1 }
+        match self {
+            Self::Usage(_) => 2,
+            Self::Interrupted => 130,
+            Self::BrokenPipe => 141,
+            _ => 1,
+        }
     }
 
     /// Whether there is anything to tell that is not known already.
     pub(crate) fn is_silent(&self) -> bool {
-        matches!(self, Self::BrokenPipe)
+        matches!(self, Self::Interrupted | Self::BrokenPipe)
     }
+}
+
+fn raise(context: usize, limit: usize) -> String {
+    if context < limit { format!(", or raise --context (the model's limit is {limit})") } else { String::new() }
 }
 
 fn way_out(error: &io::Error) -> &'static str {

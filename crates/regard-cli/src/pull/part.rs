@@ -55,7 +55,6 @@ impl Part {
         } else {
             let (arrived, digest) = hash(&mut part.file).map_err(|source| part.unreadable(source))?;
             (part.arrived, part.digest) = (arrived, digest);
-            part.bar.set_position(arrived);
         }
         Ok(part)
     }

@@ -1,0 +1,162 @@
+//! `regard generate`: one text after one prompt.
+
+use std::io::{self, IsTerminal, Read};
+use std::num::NonZeroUsize;
+
+use regard_models::Model;
+use regard_models::chat::{Message, Turn};
+use regard_models::sampling::SamplingOptions;
+use regard_models::tokenizer::Special;
+use serde::Serialize;
+
+use crate::error::Error;
+use crate::options::{CacheOptions, ModelOptions, WritingOptions};
+use crate::output::{print, print_line, say};
+use crate::stops::Stops;
+use crate::writer::{Ending, Writer, Written};
+
+/// Arguments of `regard generate`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+The text goes to standard output as it is written, and nothing else does; what there is to say goes to standard \
+error. A model that was made for conversation gets the prompt as a message, through the chat template in its file; \
+--raw continues the prompt as it stands, and so does a model without a template.
+
+Examples:
+  regard generate \"Why is the sky blue?\"
+  regard generate --raw --temperature 0 --max-tokens 40 \"Once upon a time\"
+  regard generate --seed 7 --json \"Name three colours.\" | jq .text
+  regard generate --system \"Answer in one sentence.\" < question.txt
+
+Exit codes: 0 done, 1 failed, 2 wrong command line, 130 stopped by Ctrl-C, 141 nobody reads the output any more.")]
+pub(crate) struct Arguments {
+    /// The prompt; without one, or as `-`, it is read from standard input
+    prompt: Option<String>,
+    #[command(flatten)]
+    model: ModelOptions,
+    #[command(flatten)]
+    writing: WritingOptions,
+    #[command(flatten)]
+    cache: CacheOptions,
+    /// Tokens that the context holds [default: what the prompt and --max-tokens need, within the model's limit]
+    #[arg(short, long, value_name = "N")]
+    context: Option<NonZeroUsize>,
+    /// Continue the prompt as it stands, without the chat template
+    #[arg(long)]
+    raw: bool,
+    /// Tell the model what it is to be or do, before the prompt
+    #[arg(long, value_name = "TEXT", conflicts_with = "raw")]
+    system: Option<String>,
+    /// Print one JSON object at the end instead of the text as it comes
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs `regard generate`.
+pub(crate) fn run(arguments: &Arguments) -> Result<(), Error> {
+    let sampling = arguments.writing.sampling()?;
+    let text = prompt(arguments.prompt.as_deref())?;
+    if text.trim().is_empty() {
+        return Err(Error::Usage("the prompt is empty: give one as an argument or on standard input".into()));
+    }
+    let model = arguments.model.load(&arguments.model.path()?)?;
+    let prompt = encode(&model, arguments, text)?;
+    let most = arguments.writing.max_tokens.get();
+    let limit = model.description().context;
+    let context = match arguments.context {
+        Some(context) => context.get(),
+        None => prompt.len().saturating_add(most).min(limit),
+    };
+    if prompt.len() >= context {
+        let tokens = prompt.len();
+        return Err(Error::PromptTooLong { tokens, context, limit });
+    }
+    let session = model.session(context, arguments.cache.cache_dtype.into())?;
+    let mut writer = Writer::new(&model, session, sampling.clone())?;
+    let mut stops = Stops::new(arguments.writing.stop.clone());
+    let mut show = |text: &str| if arguments.json { Ok(()) } else { print(text) };
+    let written = writer.write(&prompt, most, &mut stops, &mut show)?;
+    if arguments.json {
+        print_line(&report(&written, prompt.len(), &sampling, &stops))?;
+    } else if io::stdout().is_terminal() && !written.text.ends_with('\n') {
+        print("\n")?;
+    }
+    say!("{}", closing_line(&written, context, &sampling));
+    if written.ending == Ending::Interrupt { Err(Error::Interrupted) } else { Ok(()) }
+}
+
+/// The prompt of the command line, or all of standard input.
+fn prompt(argument: Option<&str>) -> Result<String, Error> {
+    if let Some(text) = argument.filter(|text| *text != "-") {
+        return Ok(text.to_owned());
+    }
+    if io::stdin().is_terminal() {
+        say!("reading the prompt from the keyboard; Ctrl-D ends it");
+    }
+    let mut bytes = Vec::new();
+    io::stdin().read_to_end(&mut bytes).map_err(Error::Input)?;
+    let text = String::from_utf8_lossy(&bytes).into_owned();
+    // The line end that `echo` and a keyboard leave is no part of what was meant.
+    Ok(text.strip_suffix('\n').map_or(text.clone(), str::to_owned))
+}
+
+/// The tokens of the prompt, through the chat template if that is wanted and there is one.
+fn encode(model: &Model, arguments: &Arguments, text: String) -> Result<Vec<u32>, Error> {
+    let template = model.chat_template().filter(|_| !arguments.raw);
+    let tokens = match template {
+        Some(template) => {
+            let system = arguments.system.iter().map(|text| Message::new("system", text));
+            let messages: Vec<Message> = system.chain([Message::new("user", text)]).collect();
+            model.tokenizer().encode(&template.render(&messages, Turn::Open)?, Special::Parse)?
+        }
+        None if arguments.system.is_some() => {
+            return Err(Error::Usage("--system needs a model with a chat template, and this one has none".into()));
+        }
+        None => model.tokenizer().encode_sequence(&text, Special::AsText)?,
+    };
+    Ok(tokens)
+}
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Report<'a> {
+    text: &'a str,
+    stop: Ending,
+    stop_string: Option<&'a str>,
+    seed: u64,
+    prompt_tokens: usize,
+    generated_tokens: usize,
+    prompt_seconds: f64,
+    generation_seconds: f64,
+    prompt_tokens_per_second: f64,
+    generation_tokens_per_second: f64,
+}
+
+fn report(written: &Written, prompt_tokens: usize, sampling: &SamplingOptions, stops: &Stops) -> String {
+    let report = Report {
+        text: &written.text,
+        stop: written.ending,
+        stop_string: stops.hit(),
+        seed: sampling.seed,
+        prompt_tokens,
+        generated_tokens: written.tokens,
+        prompt_seconds: written.prompt.seconds,
+        generation_seconds: written.generation.seconds,
+        prompt_tokens_per_second: written.prompt.rate(),
+        generation_tokens_per_second: written.generation.rate(),
+    };
+    serde_json::json!(report).to_string()
+}
+
+/// One line about what it took, and why the text ended where that is not plain.
+fn closing_line(written: &Written, context: usize, sampling: &SamplingOptions) -> String {
+    let Written { prompt, generation, tokens, ending, .. } = written;
+    let seed = if sampling.temperature == 0.0 { String::new() } else { format!("; seed {}", sampling.seed) };
+    let note = ending.note(context).map_or_else(String::new, |note| format!("; {note}"));
+    format!(
+        "prompt: {} tokens, {:.1} tokens/s; generated: {tokens} tokens, {:.1} tokens/s{seed}{note}",
+        prompt.fed,
+        prompt.rate(),
+        generation.rate(),
+    )
+}

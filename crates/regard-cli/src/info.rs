@@ -1,0 +1,190 @@
+//! `regard info`: what is in a model's file, from its header alone.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
+use std::path::Path;
+
+use indicatif::DecimalBytes;
+use regard_models::gguf::{Gguf, Value};
+use regard_models::tokenizer::Tokenizer;
+use regard_models::{Description, Optional};
+use serde::Serialize;
+
+use crate::error::Error;
+use crate::output::print_line;
+use crate::pull;
+
+/// Arguments of `regard info`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Only the header is read, so this also tells what a file is that cannot be run.
+
+Examples:
+  regard info
+  regard info model.gguf --context 2048
+  regard info model.gguf --json | jq .layers")]
+pub(crate) struct Arguments {
+    /// Path of a GGUF file, or the name of a model [default: SmolLM2-135M-Instruct]
+    #[arg(value_name = "PATH|NAME")]
+    model: Option<String>,
+    /// Tokens to state the cache's memory for [default: the model's own limit]
+    #[arg(short, long, value_name = "N")]
+    context: Option<NonZeroUsize>,
+    /// Print one JSON object instead of lines
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs `regard info`.
+pub(crate) fn run(arguments: &Arguments) -> Result<(), Error> {
+    let path = pull::resolve(arguments.model.as_deref())?;
+    let facts = Facts::read(&path, arguments.context.map(NonZeroUsize::get))?;
+    print_line(&if arguments.json { serde_json::json!(facts).to_string() } else { facts.lines() })
+}
+
+/// One line about the file at `path`.
+pub(crate) fn summary(path: &Path) -> Result<String, Error> {
+    let facts = Facts::read(path, None)?;
+    Ok(format!(
+        "{}: architecture {}, {:.1} million parameters, {}{}",
+        facts.name.as_deref().unwrap_or("no name"),
+        facts.architecture,
+        facts.parameters as f64 / 1e6,
+        facts.tensor_counts(),
+        facts.obstacle.map_or_else(String::new, |obstacle| format!("; it cannot be run: {obstacle}")),
+    ))
+}
+
+/// What a header says. `None` is what it does not say.
+#[derive(Serialize)]
+struct Facts {
+    file: String,
+    bytes: u64,
+    name: Option<String>,
+    architecture: String,
+    parameters: u64,
+    layers: Option<u64>,
+    width: Option<u64>,
+    hidden_width: Option<u64>,
+    query_heads: Option<u64>,
+    key_value_heads: Option<u64>,
+    head_size: Option<u64>,
+    context_length: Option<u64>,
+    vocabulary: Option<u64>,
+    tokenizer: Option<String>,
+    pre_tokenizer: Option<String>,
+    chat_template: bool,
+    tensor_types: BTreeMap<String, usize>,
+    /// Memory that the keys and values of a context need, if the model can be run.
+    cache: Option<CacheFacts>,
+    /// Why it cannot be run.
+    obstacle: Option<String>,
+}
+
+#[derive(Serialize)]
+struct CacheFacts {
+    context: usize,
+    bytes_f32: usize,
+    bytes_f16_or_bf16: usize,
+}
+
+impl Facts {
+    fn read(path: &Path, context: Option<usize>) -> Result<Self, Error> {
+        let file = Gguf::open(path)?;
+        let architecture = file.string("general.architecture")?.to_owned();
+        let text = |key: &str| Ok::<_, Error>(file.string(key).optional()?.map(str::to_owned));
+        let number = |key: &str| Ok::<_, Error>(file.u32(&format!("{architecture}.{key}")).optional()?.map(u64::from));
+        let mut tensor_types = BTreeMap::new();
+        for tensor in file.tensors() {
+            *tensor_types.entry(tensor.type_name().to_owned()).or_default() += 1;
+        }
+        let width = number("embedding_length")?;
+        let query_heads = number("attention.head_count")?;
+        let described = describe(&file);
+        Ok(Self {
+            file: file.file().to_owned(),
+            bytes: file.size(),
+            name: text("general.name")?,
+            parameters: file.tensors().iter().map(|tensor| tensor.dims.iter().product::<u64>()).sum(),
+            layers: number("block_count")?,
+            width,
+            hidden_width: number("feed_forward_length")?,
+            query_heads,
+            key_value_heads: number("attention.head_count_kv")?.or(query_heads),
+            head_size: number("attention.key_length")?.or_else(|| width?.checked_div(query_heads?)),
+            context_length: number("context_length")?,
+            vocabulary: file.metadata().find_map(|(key, value)| match value {
+                Value::Array(tokens) if key == "tokenizer.ggml.tokens" => Some(tokens.len()),
+                _ => None,
+            }),
+            tokenizer: text("tokenizer.ggml.model")?,
+            pre_tokenizer: text("tokenizer.ggml.pre")?,
+            chat_template: file.string("tokenizer.chat_template").optional()?.is_some(),
+            tensor_types,
+            cache: described.as_ref().ok().map(|description| {
+                let context = context.unwrap_or(description.context);
+                let bytes = |each| description.cache_bytes_per_token(each).saturating_mul(context);
+                CacheFacts { context, bytes_f32: bytes(4), bytes_f16_or_bf16: bytes(2) }
+            }),
+            obstacle: described.err().map(|error| error.to_string()),
+            architecture,
+        })
+    }
+
+    /// `210 Q4_1, 61 F32`, the most frequent first.
+    fn tensor_counts(&self) -> String {
+        let mut counts: Vec<_> = self.tensor_types.iter().collect();
+        counts.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
+        let counts: Vec<_> = counts.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
+        format!("{} tensors", counts.join(", "))
+    }
+
+    fn lines(&self) -> String {
+        let or_unknown = |value: Option<u64>| value.map_or("unknown".to_owned(), |value| value.to_string());
+        let name = |value: &Option<String>| value.clone().unwrap_or("unknown".into());
+        let cache = self.cache.as_ref().map_or("unknown".to_owned(), |cache| {
+            let [wide, narrow] = [cache.bytes_f32, cache.bytes_f16_or_bf16].map(|bytes| DecimalBytes(bytes as u64));
+            format!("{narrow} in f16 or bf16, {wide} in f32, for {} tokens", cache.context)
+        });
+        let rows = [
+            ("file", format!("{}, {}", self.file, DecimalBytes(self.bytes))),
+            ("name", name(&self.name)),
+            ("architecture", self.architecture.clone()),
+            ("parameters", format!("{:.1} million", self.parameters as f64 / 1e6)),
+            ("tensors", self.tensor_counts()),
+            ("layers", or_unknown(self.layers)),
+            ("width", format!("{}, feed-forward {}", or_unknown(self.width), or_unknown(self.hidden_width))),
+            (
+                "heads",
+                format!(
+                    "{} query, {} key/value, of {}",
+                    or_unknown(self.query_heads),
+                    or_unknown(self.key_value_heads),
+                    or_unknown(self.head_size)
+                ),
+            ),
+            ("context", or_unknown(self.context_length)),
+            (
+                "tokenizer",
+                format!(
+                    "{} ({}), {} tokens",
+                    name(&self.tokenizer),
+                    name(&self.pre_tokenizer),
+                    or_unknown(self.vocabulary)
+                ),
+            ),
+            ("chat template", if self.chat_template { "yes" } else { "no" }.into()),
+            ("cache", cache),
+            ("can be run", self.obstacle.as_ref().map_or("yes".to_owned(), |obstacle| format!("no: {obstacle}"))),
+        ];
+        rows.map(|(label, value)| format!("{label:<15}{value}")).join("\n")
+    }
+}
+
+/// What the model is made of, if everything that running it reads from the header is known here.
+fn describe(file: &Gguf) -> Result<Description, regard_models::Error> {
+    let description = Description::from_gguf(file)?;
+    file.tensors().iter().try_for_each(|tensor| file.kind(tensor).map(drop))?;
+    Tokenizer::from_gguf(file)?;
+    Ok(description)
+}

