@@ -94,6 +94,31 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
+    unsafe fn transpose(self, from: *const i32, from_stride: usize, to: *mut i32, to_stride: usize) {
+        unsafe {
+            // Pairs of rows, then pairs of pairs, within 128-bit lanes; at last the lanes change places.
+            let mut rows = [_mm256_setzero_ps(); 8];
+            for (j, row) in rows.iter_mut().enumerate() {
+                *row = _mm256_loadu_ps(from.add(j * from_stride).cast());
+            }
+            let mut fours = [_mm256_setzero_ps(); 8];
+            for j in (0..8).step_by(4) {
+                let (a, b) = (_mm256_unpacklo_ps(rows[j], rows[j + 1]), _mm256_unpackhi_ps(rows[j], rows[j + 1]));
+                let (c, d) =
+                    (_mm256_unpacklo_ps(rows[j + 2], rows[j + 3]), _mm256_unpackhi_ps(rows[j + 2], rows[j + 3]));
+                fours[j] = _mm256_shuffle_ps::<0x44>(a, c);
+                fours[j + 1] = _mm256_shuffle_ps::<0xEE>(a, c);
+                fours[j + 2] = _mm256_shuffle_ps::<0x44>(b, d);
+                fours[j + 3] = _mm256_shuffle_ps::<0xEE>(b, d);
+            }
+            for i in 0..4 {
+                let (low, high) = (fours[i], fours[i + 4]);
+                _mm256_storeu_ps(to.add(i * to_stride).cast(), _mm256_permute2f128_ps::<0x20>(low, high));
+                _mm256_storeu_ps(to.add((i + 4) * to_stride).cast(), _mm256_permute2f128_ps::<0x31>(low, high));
+            }
+        }
+    }
+    #[inline(always)]
     fn add(self, a: __m256, b: __m256) -> __m256 {
         unsafe { _mm256_add_ps(a, b) }
     }
@@ -214,6 +239,14 @@ impl Simd for Avx2 {
             let (u_odd, x_odd) = (_mm256_srli_epi16::<8>(u), _mm256_srai_epi16::<8>(x));
             let dot = _mm256_add_epi32(_mm256_madd_epi16(u_even, x_even), _mm256_madd_epi16(u_odd, x_odd));
             _mm256_add_epi32(acc, dot)
+        }
+    }
+    #[inline(always)]
+    fn dot_u7_i8(self, acc: __m256i, u: __m256i, x: __m256i) -> __m256i {
+        // Two products of at most 127·128 fit 16 bits.
+        unsafe {
+            let pairs = _mm256_maddubs_epi16(u, x);
+            _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
         }
     }
 }

@@ -77,6 +77,42 @@ macro_rules! avx512 {
                 unsafe { _mm_storeu_epi8(p, _mm512_cvtepi32_epi8(x)) }
             }
             #[inline(always)]
+            unsafe fn transpose(self, from: *const i32, from_stride: usize, to: *mut i32, to_stride: usize) {
+                unsafe {
+                    // Pairs of rows, then pairs of pairs, within 128-bit lanes; then the lanes, as a square of four.
+                    let mut rows = [_mm512_setzero_ps(); 16];
+                    for (j, row) in rows.iter_mut().enumerate() {
+                        *row = _mm512_loadu_ps(from.add(j * from_stride).cast());
+                    }
+                    let mut fours = [_mm512_setzero_ps(); 16];
+                    for j in (0..16).step_by(4) {
+                        let (r0, r1, r2, r3) = (rows[j], rows[j + 1], rows[j + 2], rows[j + 3]);
+                        let (a, b) = (_mm512_unpacklo_ps(r0, r1), _mm512_unpackhi_ps(r0, r1));
+                        let (c, d) = (_mm512_unpacklo_ps(r2, r3), _mm512_unpackhi_ps(r2, r3));
+                        fours[j] = _mm512_shuffle_ps::<0x44>(a, c);
+                        fours[j + 1] = _mm512_shuffle_ps::<0xEE>(a, c);
+                        fours[j + 2] = _mm512_shuffle_ps::<0x44>(b, d);
+                        fours[j + 3] = _mm512_shuffle_ps::<0xEE>(b, d);
+                    }
+                    for i in 0..4 {
+                        let (a, b, c, d) = (fours[i], fours[i + 4], fours[i + 8], fours[i + 12]);
+                        let (ab_even, ab_odd) =
+                            (_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0xDD>(a, b));
+                        let (cd_even, cd_odd) =
+                            (_mm512_shuffle_f32x4::<0x88>(c, d), _mm512_shuffle_f32x4::<0xDD>(c, d));
+                        let columns = [
+                            _mm512_shuffle_f32x4::<0x88>(ab_even, cd_even),
+                            _mm512_shuffle_f32x4::<0x88>(ab_odd, cd_odd),
+                            _mm512_shuffle_f32x4::<0xDD>(ab_even, cd_even),
+                            _mm512_shuffle_f32x4::<0xDD>(ab_odd, cd_odd),
+                        ];
+                        for (lane, column) in columns.into_iter().enumerate() {
+                            _mm512_storeu_ps(to.add((i + 4 * lane) * to_stride).cast(), column);
+                        }
+                    }
+                }
+            }
+            #[inline(always)]
             fn add(self, a: __m512, b: __m512) -> __m512 {
                 unsafe { _mm512_add_ps(a, b) }
             }
@@ -198,6 +234,14 @@ macro_rules! widening_bytes {
                 _mm512_add_epi32(acc, dot)
             }
         }
+        #[inline(always)]
+        fn dot_u7_i8(self, acc: __m512i, u: __m512i, x: __m512i) -> __m512i {
+            // Two products of at most 127·128 fit 16 bits.
+            unsafe {
+                let pairs = _mm512_maddubs_epi16(u, x);
+                _mm512_add_epi32(acc, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)))
+            }
+        }
     };
 }
 
@@ -257,8 +301,7 @@ avx512! {
         #[inline(always)]
         fn dot_bf16(self, acc: __m512, a: __m512i, b: __m512i) -> __m512 {
             unsafe {
-                let pairs = |x| std::mem::transmute::<__m512i, __m512bh>(x);
-                _mm512_dpbf16_ps(acc, pairs(a), pairs(b))
+_mm512_dpbf16_ps(acc, std::mem::transmute::<__m512i, __m512bh>(a), std::mem::transmute::<__m512i, __m512bh>(b))
             }
         }
     }

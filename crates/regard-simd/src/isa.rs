@@ -161,6 +161,11 @@ impl Isa {
         self.0.name()
     }
 
+    /// Whether [`Simd::dot_bf16`] is one instruction.
+    pub fn has_bf16_dots(self) -> bool {
+        self.name() == "avx512-bf16"
+    }
+
     /// Runs a kernel with this instruction set. It is compiled once for the whole AVX-512 family: a kernel of dot
     /// products of bf16 or bytes goes through [`Isa::run_dots`].
     pub fn run<K: Kernel>(self, kernel: K) -> K::Output {

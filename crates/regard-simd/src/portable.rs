@@ -86,6 +86,15 @@ impl Simd for Portable {
         unsafe { p.cast::<[i8; LANES]>().write_unaligned(x.map(|x| x as i8)) }
     }
     #[inline(always)]
+    unsafe fn transpose(self, from: *const i32, from_stride: usize, to: *mut i32, to_stride: usize) {
+        for j in 0..LANES {
+            for i in 0..LANES {
+                // SAFETY: the caller's.
+                unsafe { to.add(i * to_stride + j).write(from.add(j * from_stride + i).read()) };
+            }
+        }
+    }
+    #[inline(always)]
     fn add(self, a: F, b: F) -> F {
         zip(a, b, |a, b| a + b)
     }

@@ -68,7 +68,8 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// # Safety
     /// `p` must be readable for `LANES` half-words.
     unsafe fn load_bf16(self, p: *const u16) -> Self::F32;
-    /// Rounds to bf16 (to nearest, ties to even; a NaN stays one) and writes.
+    /// Rounds to bf16 (to nearest, ties to even; a NaN stays one) and writes. A number below 2⁻¹²⁶ may become a zero of
+    /// its sign.
     ///
     /// # Safety
     /// `p` must be writable for `LANES` half-words.
@@ -78,6 +79,12 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// # Safety
     /// `p` must be writable for `LANES` bytes.
     unsafe fn store_low_bytes(self, p: *mut i8, x: Self::I32);
+
+    /// Transposes a square of `LANES` rows of `LANES` 32-bit words: word `i` of row `j` goes to row `i`, word `j`.
+    ///
+    /// # Safety
+    /// `LANES` words must be readable at `from + j·from_stride` and writable at `to + j·to_stride`, for `j < LANES`.
+    unsafe fn transpose(self, from: *const i32, from_stride: usize, to: *mut i32, to_stride: usize);
 
     /// `a + b`.
     fn add(self, a: Self::F32, b: Self::F32) -> Self::F32;
@@ -95,14 +102,15 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn min(self, a: Self::F32, b: Self::F32) -> Self::F32;
     /// The nearest integer, ties to even, for |x| < 2²².
     fn round(self, x: Self::F32) -> Self::F32;
-    /// `p · 2ⁿ` for integral `n` in `EXP2_MIN..=128` and `p` in `[0.7, 1.42]`, `p = 1` at both ends. A result below
-    /// 2⁻¹²⁶ may be any number of `[0, 2⁻¹²⁶)`; at `n = EXP2_MIN` it is 0. A NaN in `p` stays.
+    /// `p · 2ⁿ` for integral `n` in `EXP2_MIN..=128` and `p` in `[0.7, 1.42]`, `p ≤ 1` at the upper end and `p = 1` at the
+    /// lower, which gives 0. Another result below 2⁻¹²⁶ may be any number of `[0, 2⁻¹²⁶]`. A NaN in both stays. Elsewhere
+    /// the result is any float.
     fn scale_by_power(self, p: Self::F32, n: Self::F32) -> Self::F32;
     /// Clears the sign.
     fn abs(self, x: Self::F32) -> Self::F32;
     /// The magnitude of `x` with the sign of `sign`.
     fn copy_sign(self, x: Self::F32, sign: Self::F32) -> Self::F32;
-    /// The sum of all lanes, in a fixed order.
+    /// The sum of all lanes, by halves: lane `i` and lane `i + LANES / 2`, and so on with the sums.
     fn reduce_add(self, x: Self::F32) -> f32;
     /// The maximum over lanes; NaN lanes may be ignored.
     fn reduce_max(self, x: Self::F32) -> f32;
@@ -122,9 +130,9 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn add_i32(self, a: Self::I32, b: Self::I32) -> Self::I32;
     /// `a & b`.
     fn and(self, a: Self::I32, b: Self::I32) -> Self::I32;
-    /// Logical shift left.
+    /// Logical shift left by `N` in `1..32`.
     fn shl<const N: i32>(self, a: Self::I32) -> Self::I32;
-    /// Logical shift right.
+    /// Logical shift right by `N` in `1..32`.
     fn shr<const N: i32>(self, a: Self::I32) -> Self::I32;
     /// The bits of a float vector.
     fn to_bits(self, x: Self::F32) -> Self::I32;
@@ -132,16 +140,21 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn from_bits(self, x: Self::I32) -> Self::F32;
 
     /// `acc + a₀·b₀ + a₁·b₁` over the pairs of bf16 in each lane (index 0 is the low half), accumulated in f32. How
-    /// often the sum is rounded is the instruction set's choice.
+    /// often the sum is rounded is the instruction set's choice, and so is whether numbers below 2⁻¹²⁶ count as 0.
     #[inline(always)]
     fn dot_bf16(self, acc: Self::F32, a: Self::I32, b: Self::I32) -> Self::F32 {
         let high = self.splat_i32(0xFFFF_0000_u32 as i32);
-        let low_half = |x| self.from_bits(self.shl::<16>(x));
-        let high_half = |x| self.from_bits(self.and(x, high));
-        let acc = self.fma(low_half(a), low_half(b), acc);
-        self.fma(high_half(a), high_half(b), acc)
+        let (a0, b0) = (self.from_bits(self.shl::<16>(a)), self.from_bits(self.shl::<16>(b)));
+        let (a1, b1) = (self.from_bits(self.and(a, high)), self.from_bits(self.and(b, high)));
+        self.fma(a1, b1, self.fma(a0, b0, acc))
     }
 
     /// `acc + Σ uᵢ·xᵢ` over the four unsigned bytes `u` and signed bytes `x` in each lane, exactly.
     fn dot_u8_i8(self, acc: Self::I32, u: Self::I32, x: Self::I32) -> Self::I32;
+
+    /// [`Simd::dot_u8_i8`] for `u` below 128, which some CPUs multiply faster.
+    #[inline(always)]
+    fn dot_u7_i8(self, acc: Self::I32, u: Self::I32, x: Self::I32) -> Self::I32 {
+        self.dot_u8_i8(acc, u, x)
+    }
 }
