@@ -1,0 +1,102 @@
+//! How far a result may be off: measured, never chosen.
+
+use half::{bf16, f16};
+
+/// A storage format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Precision {
+    /// Single precision.
+    F32,
+    /// bfloat16: 8 significant bits.
+    Bf16,
+    /// Half precision: 11 significant bits.
+    F16,
+}
+
+impl Precision {
+    /// The nearest number of the format.
+    pub fn round(self, x: f32) -> f32 {
+        match self {
+            Precision::F32 => x,
+            Precision::Bf16 => bf16::from_f32(x).to_f32(),
+            Precision::F16 => f16::from_f32(x).to_f32(),
+        }
+    }
+
+    /// The distance of neighbouring numbers at the magnitude of `x`.
+    pub fn ulp(self, x: f64) -> f64 {
+        let (bits, smallest) = match self {
+            Precision::F32 => (23, -126),
+            Precision::Bf16 => (7, -126),
+            Precision::F16 => (10, -14),
+        };
+        let exponent = if x == 0.0 { smallest } else { (x.abs().log2().floor() as i32).max(smallest) };
+        2f64.powi(exponent - bits)
+    }
+}
+
+/// The largest magnitude among numbers, those that are not finite left out.
+pub fn largest<'a>(x: impl IntoIterator<Item = &'a f32>) -> f64 {
+    x.into_iter().filter(|x| x.is_finite()).fold(0.0, |most, &x| most.max(f64::from(x.abs())))
+}
+
+/// Whether a result is as good as it must be: its largest error against the exact one is at most twice that of the
+/// plain method in the same precision. Where the plain method is right by luck, on tiny problems, `floor` is what is
+/// allowed: one unit in the last place of the largest number that the result is made of.
+///
+/// What is not finite must be so in the same places: NaN for NaN, and an infinity for the same one.
+///
+/// # Errors
+/// Says where it is not so.
+pub fn within_twice_plain(ours: &[f32], plain: &[f64], exact: &[f64], floor: f64) -> Result<(), String> {
+    if ours.len() != exact.len() || plain.len() != exact.len() {
+        return Err(format!("{} results, {} plain ones and {} exact ones", ours.len(), plain.len(), exact.len()));
+    }
+    let (mut plain_error, mut worst, mut at) = (0f64, 0f64, 0);
+    for (i, (&x, &y)) in ours.iter().zip(exact).enumerate() {
+        let x = f64::from(x);
+        if !y.is_finite() || !x.is_finite() {
+            if x == y || x.is_nan() && y.is_nan() {
+                continue;
+            }
+            return Err(format!("element {i} is {x}, and exactly {y}"));
+        }
+        if plain[i].is_finite() {
+            plain_error = plain_error.max((plain[i] - y).abs());
+        }
+        if (x - y).abs() > worst {
+            (worst, at) = ((x - y).abs(), i);
+        }
+    }
+    if worst <= (2.0 * plain_error).max(floor) {
+        return Ok(());
+    }
+    Err(format!(
+        "element {at} is {}, and exactly {}: off by {worst:e}, the plain method by {plain_error:e} at most, floor {floor:e}",
+        ours[at], exact[at]
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn units_in_the_last_place() {
+        assert_eq!(Precision::F32.ulp(1.0), f64::from(f32::EPSILON));
+        assert_eq!(Precision::Bf16.ulp(-3.0), 2.0 * f64::from(bf16::EPSILON.to_f32()));
+        assert_eq!(Precision::F16.ulp(0.9), 0.5 * f64::from(f16::EPSILON.to_f32()));
+        assert_eq!(Precision::F32.ulp(0.0), f64::from(f32::from_bits(1)));
+    }
+
+    #[test]
+    fn judges() {
+        let (exact, plain) = ([1.0, f64::NAN, f64::NEG_INFINITY], [1.25, f64::NAN, f64::NEG_INFINITY]);
+        let judge = |ours: [f32; 3]| within_twice_plain(&ours, &plain, &exact, 0.0).is_ok();
+        assert!(judge([1.5, f32::NAN, f32::NEG_INFINITY]));
+        assert!(!judge([1.51, f32::NAN, f32::NEG_INFINITY]));
+        assert!(!judge([1.0, 0.0, f32::NEG_INFINITY]));
+        assert!(!judge([1.0, f32::NAN, f32::INFINITY]));
+        assert!(!judge([f32::NAN, f32::NAN, f32::NEG_INFINITY]));
+    }
+}
