@@ -1,0 +1,175 @@
+//! Chat templates: the text that a model was trained to see for a conversation.
+
+mod json;
+mod limit;
+
+use std::sync::Arc;
+
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::Value;
+use minijinja::{Environment, ErrorKind, context};
+
+use crate::error::{Error, Optional, Result};
+use crate::gguf::Gguf;
+use crate::tokenizer::Tokenizer;
+
+/// The key of the template in a GGUF file.
+const KEY: &str = "tokenizer.chat_template";
+/// What the template engine calls the one template of its environment.
+const NAME: &str = "chat template";
+
+/// What one side said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// Who: `system`, `user` or `assistant`, or another role that the template knows.
+    pub role: String,
+    /// What.
+    pub content: String,
+}
+
+impl Message {
+    /// A message.
+    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
+        Self { role: role.into(), content: content.into() }
+    }
+
+    fn value(&self) -> Value {
+        context! { role => self.role.as_str(), content => self.content.as_str() }
+    }
+}
+
+/// Whether a rendered conversation ends by opening the assistant's turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// The assistant's turn is open: the model goes on from here.
+    Open,
+    /// The conversation ends after its last message.
+    Closed,
+}
+
+/// A chat template, rendered as Hugging Face's libraries render it.
+///
+/// A template is a program from an untrusted file. It reaches no file and no network, it runs for a bounded number of
+/// steps and no longer than a second, and its text has a bounded length.
+pub struct ChatTemplate {
+    environment: Arc<Environment<'static>>,
+    /// What messages call the template.
+    template: String,
+    bos: String,
+    eos: String,
+}
+
+impl ChatTemplate {
+    /// Parses a template. `bos` and `eos` are the texts of the tokens that begin and end a sequence.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Template`], with the line, if it does not parse.
+    ///
+    /// ```
+    /// use regard_models::chat::{ChatTemplate, Message, Turn};
+    ///
+    /// let source = "{% for message in messages %}<{{ message.role }}>{{ message.content }}{% endfor %}\
+    ///               {% if add_generation_prompt %}<assistant>{% endif %}";
+    /// let template = ChatTemplate::new(source, "", "")?;
+    /// assert_eq!(template.render(&[Message::new("user", "Hi!")], Turn::Open)?, "<user>Hi!<assistant>");
+    /// # Ok::<(), regard_models::Error>(())
+    /// ```
+    pub fn new(source: &str, bos: &str, eos: &str) -> Result<ChatTemplate> {
+        Self::named(NAME.to_owned(), source, bos, eos)
+    }
+
+    /// The template in `file`, if it has one.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new); the message names the file.
+    pub fn from_gguf(file: &Gguf, tokenizer: &Tokenizer) -> Result<Option<ChatTemplate>> {
+        let text = |id: Option<u32>| id.and_then(|id| tokenizer.token_text(id)).unwrap_or_default();
+        let Some(source) = file.string(KEY).optional()? else { return Ok(None) };
+        let template = format!("{}: {KEY}", file.file());
+        Self::named(template, source, text(tokenizer.bos()), text(tokenizer.eos())).map(Some)
+    }
+
+    fn named(template: String, source: &str, bos: &str, eos: &str) -> Result<ChatTemplate> {
+        let failed = |problem| Error::Template { template: template.clone(), line: 0, problem };
+        limit::source(source).map_err(failed)?;
+        let source = source.to_owned();
+        let environment = limit::bounded(|| environment(source)).map_err(failed)?;
+        match environment {
+            Ok(environment) => {
+                let (bos, eos) = (bos.to_owned(), eos.to_owned());
+                Ok(ChatTemplate { environment: Arc::new(environment), template, bos, eos })
+            }
+            Err(error) => Err(describe(template, &error)),
+        }
+    }
+
+    /// The text of a conversation, control tokens and all: encode it with
+    /// [`Special::Parse`](crate::tokenizer::Special::Parse).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Template`], with the line, if the template refuses the conversation, fails, or runs into its limits.
+    pub fn render(&self, messages: &[Message], turn: Turn) -> Result<String> {
+        let context = context! {
+            messages => messages.iter().map(Message::value).collect::<Vec<_>>(),
+            add_generation_prompt => turn == Turn::Open,
+            bos_token => self.bos.as_str(),
+            eos_token => self.eos.as_str(),
+            // Templates ask whether there are any.
+            tools => Value::from(()),
+            documents => Value::from(()),
+        };
+        let said = messages.iter().map(|message| message.content.len()).sum();
+        let mut text = limit::Text::for_content(said);
+        let environment = Arc::clone(&self.environment);
+        let rendered = limit::bounded(move || {
+            environment.get_template(NAME)?.render_captured_to(context, &mut text)?;
+            Ok(text.into_bytes())
+        });
+        let failed = |problem| Error::Template { template: self.template.clone(), line: 0, problem };
+        let bytes = rendered.map_err(failed)?.map_err(|error| describe(self.template.clone(), &error))?;
+        String::from_utf8(bytes).map_err(|error| failed(error.to_string()))
+    }
+}
+
+/// A template, and what templates may call.
+fn environment(source: String) -> std::result::Result<Environment<'static>, minijinja::Error> {
+    let mut environment = Environment::new();
+    environment.set_syntax(whitespace());
+    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    environment.add_function("raise_exception", raise_exception);
+    environment.add_function("strftime_now", strftime_now);
+    environment.add_filter("tojson", json::tojson);
+    limit::steps(&mut environment);
+    environment.add_template_owned(NAME, source)?;
+    Ok(environment)
+}
+
+/// A line that holds only a block leaves nothing behind.
+fn whitespace() -> SyntaxConfig {
+    let mut syntax = SyntaxConfig::builder();
+    syntax.trim_blocks(true).lstrip_blocks(true);
+    syntax.build().unwrap_or_default()
+}
+
+fn describe(template: String, error: &minijinja::Error) -> Error {
+    let problem = match error.detail() {
+        Some(detail) if error.kind() == ErrorKind::InvalidOperation => detail.to_owned(),
+        Some(detail) => format!("{}: {detail}", error.kind()),
+        None => error.kind().to_string(),
+    };
+    Error::Template { template, line: error.line().unwrap_or(0), problem }
+}
+
+/// A template's way to refuse a conversation, such as one whose roles do not alternate.
+fn raise_exception(message: String) -> std::result::Result<Value, minijinja::Error> {
+    Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
+}
+
+/// The time of day in the format of C's `strftime`.
+fn strftime_now(format: &str) -> std::result::Result<String, minijinja::Error> {
+    jiff::fmt::strtime::format(format, &jiff::Zoned::now())
+        .map_err(|error| minijinja::Error::new(ErrorKind::InvalidOperation, error.to_string()))
+}
