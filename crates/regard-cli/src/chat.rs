@@ -55,7 +55,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Error> {
     let model = arguments.model.load(&path)?;
     let template = model.chat_template().ok_or(Error::NoTemplate { path })?;
     let context = arguments.context.map_or(CONTEXT.min(model.description().context), NonZeroUsize::get);
-    let session = model.session(context, arguments.cache.cache_dtype.into())?;
+    let session = arguments.cache.session(&model, context)?;
     let mut writer = Writer::new(&model, session, sampling)?;
     let mut conversation = Conversation::new(arguments.system.clone());
     let at_keyboard = io::stdin().is_terminal();

@@ -57,7 +57,7 @@ pub(crate) enum Error {
         limit: usize,
     },
     /// A text without a single window.
-    #[error("{}: {tokens} tokens are fewer than one window of {context}: lower --context", path.display())]
+    #[error("{}: {tokens} tokens are fewer than one window of {context}{}", path.display(), lower(*tokens))]
     TextTooShort {
         /// The text's file.
         path: PathBuf,
@@ -72,6 +72,31 @@ pub(crate) enum Error {
         /// The model's file.
         path: PathBuf,
     },
+    /// A file of benchmark cases that is not one.
+    #[error("{}: {problem}", file.display())]
+    Cases {
+        /// The file.
+        file: PathBuf,
+        /// The case, its field, and what is wrong with it.
+        problem: String,
+    },
+    /// A program to compare with that does not do its part.
+    #[error("{peer}: {problem}")]
+    Peer {
+        /// Its script or interpreter.
+        peer: String,
+        /// What it says.
+        problem: String,
+    },
+    /// Results that are further from f64 than rounding explains.
+    #[error("wrong results: {cases}")]
+    Wrong {
+        /// The cases.
+        cases: String,
+    },
+    /// A call of attention that cannot be done.
+    #[error(transparent)]
+    Attention(#[from] regard_attention::Error),
     /// Standard input could not be read.
     #[error("cannot read standard input: {0}")]
     Input(io::Error),
@@ -105,6 +130,10 @@ impl Error {
     pub(crate) fn is_silent(&self) -> bool {
         matches!(self, Self::Interrupted | Self::BrokenPipe)
     }
+}
+
+fn lower(tokens: usize) -> &'static str {
+    if tokens < 2 { ", and there is none to score" } else { ": lower --context" }
 }
 
 fn raise(context: usize, limit: usize) -> String {

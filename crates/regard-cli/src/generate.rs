@@ -71,7 +71,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Error> {
         let tokens = prompt.len();
         return Err(Error::PromptTooLong { tokens, context, limit });
     }
-    let session = model.session(context, arguments.cache.cache_dtype.into())?;
+    let session = arguments.cache.session(&model, context)?;
     let mut writer = Writer::new(&model, session, sampling.clone())?;
     let mut stops = Stops::new(arguments.writing.stop.clone());
     let mut show = |text: &str| if arguments.json { Ok(()) } else { print(text) };

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 
 use clap::builder::NonEmptyStringValueParser;
 use regard_models::sampling::SamplingOptions;
-use regard_models::{CacheDtype, LoadOptions, Model};
+use regard_models::{CacheDtype, LoadOptions, Model, Session};
 
 use crate::error::Error;
+use crate::output::say;
 use crate::{progress, pull};
 
 /// Which model, and on how many threads.
@@ -43,12 +44,23 @@ impl ModelOptions {
 pub(crate) struct CacheOptions {
     /// Format of the cached keys and values
     #[arg(long, value_name = "DTYPE", value_enum, default_value_t = Dtype::F16)]
-    pub(crate) cache_dtype: Dtype,
+    cache_dtype: Dtype,
+}
+
+impl CacheOptions {
+    /// A session of `context` tokens.
+    pub(crate) fn session<'m>(&self, model: &'m Model, context: usize) -> Result<Session<'m>, Error> {
+        let limit = model.description().context;
+        if context > limit {
+            say!("a context of {context} tokens is more than the {limit} that the model was made for");
+        }
+        Ok(model.session(context, self.cache_dtype.into())?)
+    }
 }
 
 /// A number format of the cache.
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
-pub(crate) enum Dtype {
+enum Dtype {
     F32,
     F16,
     Bf16,

@@ -70,7 +70,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Error> {
     if windows.is_empty() {
         return Err(Error::TextTooShort { path: file.clone(), tokens: count, context: *context });
     }
-    let mut session = model.session(*context, arguments.cache.cache_dtype.into())?;
+    let mut session = arguments.cache.session(&model, *context)?;
     let mut score = Score::default();
     let start = Instant::now();
     let all = windows.len();

@@ -136,7 +136,7 @@ impl<'m> Writer<'m> {
         let mut first = None;
         for piece in rest.chunks(PIECE) {
             if listener.pressed() {
-                return Ok((self.held.len() - common, None));
+                break;
             }
             let logits = self.session.feed(piece)?;
             self.held.extend(piece);
@@ -147,7 +147,7 @@ impl<'m> Writer<'m> {
             bar.iter().for_each(|bar| bar.inc(piece.len() as u64));
         }
         bar.iter().for_each(|bar| bar.finish_and_clear());
-        Ok((rest.len(), first))
+        Ok((self.held.len() - common, first))
     }
 
     /// From the first token to the end: tokens of the text, why it ended, tokens fed.
