@@ -202,6 +202,7 @@ macro_rules! avx512 {
             }
             #[inline(always)]
             fn shl<const N: i32>(self, a: __m512i) -> __m512i {
+                // The immediate form takes a `u32`, which an `i32` parameter cannot become; the compiler does it.
                 unsafe { _mm512_sll_epi32(a, _mm_cvtsi32_si128(N)) }
             }
             #[inline(always)]

@@ -128,9 +128,9 @@ impl Isa {
     pub fn from_environment() -> Result<Isa, IsaError> {
         static CHOICE: OnceLock<Result<Isa, IsaError>> = OnceLock::new();
         CHOICE
-            .get_or_init(|| match std::env::var("REGARD_ISA") {
-                Ok(name) => Isa::named(&name),
-                Err(_) => Ok(Isa::available().max().unwrap_or(Isa(Kind::Portable))),
+            .get_or_init(|| match std::env::var_os("REGARD_ISA") {
+                Some(name) => Isa::named(&name.to_string_lossy()),
+                None => Ok(Isa::available().max().unwrap_or(Isa(Kind::Portable))),
             })
             .clone()
     }

@@ -33,7 +33,9 @@ use crate::Simd;
 /// 2.8e-6, 9.1e-8, 2.0e-9.
 const DEGREE_3: [f32; 3] = [0.693_282_9, 0.242_210_97, 0.055_008_933];
 const DEGREE_4: [f32; 4] = [0.693_124_2, 0.240_240_99, 0.055_906_426, 0.009_582_853];
+#[allow(clippy::approx_constant, reason = "c₁ is near ln 2, and is not it")]
 const DEGREE_5: [f32; 5] = [0.693_147, 0.240_222_42, 0.055_507_336, 0.009_671_513, 0.001_326_472_7];
+#[allow(clippy::approx_constant, reason = "the same; here they are one float")]
 const DEGREE_6: [f32; 6] = [0.693_147_2, 0.240_226_48, 0.055_503_324, 0.009_618_437, 0.001_339_887_5, 0.000_153_533_62];
 
 /// `2ˣ` for `x ≤ 128` by a polynomial of `DEGREE` 3 to 6; −∞ gives exactly 0, NaN gives NaN, and whole powers are exact.

@@ -137,6 +137,7 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// The bits of a float vector.
     fn to_bits(self, x: Self::F32) -> Self::I32;
     /// The float vector with these bits.
+    #[allow(clippy::wrong_self_convention, reason = "the name that floats have for it; `self` is the token")]
     fn from_bits(self, x: Self::I32) -> Self::F32;
 
     /// `acc + a₀·b₀ + a₁·b₁` over the pairs of bf16 in each lane (index 0 is the low half), accumulated in f32. How
