@@ -41,15 +41,18 @@ pub(super) fn steps(environment: &mut Environment<'_>) {
 /// stop it, and ends with the process at the latest.
 pub(super) fn bounded<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
     let (sender, receiver) = mpsc::sync_channel(1);
-    thread::Builder::new()
+    let thread = thread::Builder::new()
         .name("chat template".to_owned())
         .stack_size(STACK)
         .spawn(move || sender.send(work()))
         .map_err(|error| format!("no thread to run it on: {error}"))?;
-    receiver.recv_timeout(DEADLINE).map_err(|error| match error {
-        mpsc::RecvTimeoutError::Timeout => format!("it does not end within {DEADLINE:?}"),
-        mpsc::RecvTimeoutError::Disconnected => "the template engine failed".to_owned(),
-    })
+    let result = receiver.recv_timeout(DEADLINE);
+    if let Err(mpsc::RecvTimeoutError::Timeout) = result {
+        return Err(format!("it does not end within {DEADLINE:?}"));
+    }
+    // The thread has nothing left to do; that it panicked shows in the missing result.
+    let _ = thread.join();
+    result.map_err(|_| "the template engine failed".to_owned())
 }
 
 /// A text that refuses to grow past a limit.
