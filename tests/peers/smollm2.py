@@ -10,7 +10,8 @@ the file's weights dequantised to f32; `llama_cpp` is llama.cpp on the file itse
 llama.cpp's, nothing added and no special token read from the text.
 
 greedy.json: prompts, their token ids, and llama.cpp's greedy continuation, the prompt as one batch and then token by
-token. At each step: the token, the runner-up, and the gap of their logits. A chat prompt is its messages rendered
+token. At each step: the token, the runner-up, and the gap of their logits; and what PyTorch in f32
+chooses after the same tokens, with its own gap, since llama.cpp's rounding of activations moves logits by some 0.2. A chat prompt is its messages rendered
 with the file's own template; special tokens in it stand for themselves. A continuation that meets an end token stops
 with it.
 """
@@ -100,6 +101,16 @@ def greedy(peer, tokens):
     return steps
 
 
+def exact(model, tokens, steps):
+    """Adds to each step what the model in f32 chooses there: `exact`, and `exact_gap`."""
+    taken = tokens + [step["token"] for step in steps[:-1]]
+    with torch.inference_mode():
+        rows = model(torch.tensor([taken])).logits[0, len(tokens) - 1:].numpy()
+    for step, row in zip(steps, rows, strict=True):
+        second, first = (int(i) for i in np.argsort(row)[-2:])
+        step["exact"], step["exact_gap"] = first, round(float(row[first] - row[second]), 4)
+
+
 def write(path, header, programs, body):
     names = ("llama_cpp_python", *programs)
     path.write_text(json.dumps({"programs": {n: version(n) for n in names}, **header, **body}, ensure_ascii=False) + "\n")
@@ -115,6 +126,7 @@ if __name__ == "__main__":
     torch.set_num_threads(2)
     header = {"model": args.model.name, "sha256": hashlib.sha256(args.model.read_bytes()).hexdigest()}
     peer = Llama(args.model, max(WINDOWS))
+    model = llama_gguf.load(args.model)
 
     template = gguf.GGUFReader(args.model).fields["tokenizer.chat_template"].contents()
     prompts = [{"text": text, "tokens": peer.tokens(text)} for text in PLAIN]
@@ -123,8 +135,9 @@ if __name__ == "__main__":
         prompts.append({"messages": messages, "text": text, "tokens": peer.tokens(text, special=True)})
     for prompt in prompts:
         prompt["steps"] = greedy(peer, prompt["tokens"])
+        exact(model, prompt["tokens"], prompt["steps"])
         print(f"{prompt['text'][-40:]!r}: least gap {min(s['gap'] for s in prompt['steps'])}", flush=True)
-    write(args.out / "greedy.json", header, ["transformers", "jinja2"], {"prompts": prompts})
+    write(args.out / "greedy.json", header, ["transformers", "torch", "jinja2"], {"prompts": prompts})
 
     text = args.text.read_bytes() if args.text else fetch_text()
     tokens = peer.tokens(text.decode())
@@ -133,8 +146,6 @@ if __name__ == "__main__":
     def by_llama_cpp(window):
         peer.clear()
         return peer.logits(window, range(len(window)))
-
-    model = llama_gguf.load(args.model)
 
     def by_torch(window):
         with torch.inference_mode():

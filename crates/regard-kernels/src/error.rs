@@ -23,4 +23,7 @@ pub enum Error {
         /// What is allowed, in words.
         expected: &'static str,
     },
+    /// Memory for a result could not be had.
+    #[error(transparent)]
+    Memory(#[from] regard_memory::Error),
 }

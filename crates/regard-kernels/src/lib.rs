@@ -4,18 +4,29 @@
 //! [`regard_simd::Simd`], and is reached through a method that checks its slices: nothing above this crate is unsafe
 //! or generic over the instruction set.
 
+mod activation;
+mod embedding;
 mod error;
+mod linear;
+mod norm;
 mod number;
 mod operand;
 mod pack;
+pub mod peak;
 mod product;
+mod rotary;
 mod tile;
 
 use regard_simd::Isa;
 
 pub use error::Error;
+pub use linear::{
+    ActivationBlock, ActivationKind, Activations, Epilogue, QuantizedRows, Weight, WeightFormat, WeightPart,
+    WeightParts,
+};
 pub use number::Number;
 pub use operand::{Bf16, F16, F32, Operand};
+pub use rotary::{Rotary, RotaryOrder, RotaryScaling};
 pub use tile::{COLUMNS, RowState, ScoreTile};
 
 /// Keys, or output features, side by side in a packed panel, on every instruction set.

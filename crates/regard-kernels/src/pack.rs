@@ -93,7 +93,9 @@ impl Kernels {
         // No key: 1 / 0 would make NaN of the sums, which are 0.
         let factor = if sum == 0.0 { 0.0 } else { 1.0 / sum };
         self.isa().run(Finish { sums: &sums[r * width..][..out.len()], factor, out });
-        Ok(if sum == 0.0 { f32::NEG_INFINITY } else { std::f32::consts::LN_2 * (max + sum.log2()) })
+        // In f64, so that the result is rounded once.
+        let lse = std::f64::consts::LN_2 * (f64::from(max) + f64::from(sum).log2());
+        Ok(if sum == 0.0 { f32::NEG_INFINITY } else { lse as f32 })
     }
 }
 

@@ -129,14 +129,8 @@ proptest! {
 #[test]
 fn draws_follow_the_distribution() {
     let logits = [0.3_f32, 2.0, -1.0, 1.2, f32::NEG_INFINITY, 2.0, 0.9];
-    let options = SamplingOptions {
-        temperature: 0.7,
-        top_k: 0,
-        top_p: 1.0,
-        min_p: 0.0,
-        seed: 7,
-        ..SamplingOptions::default()
-    };
+    let options =
+        SamplingOptions { temperature: 0.7, top_k: 0, top_p: 1.0, min_p: 0.0, seed: 7, ..SamplingOptions::default() };
     let weights: Vec<f64> = logits.iter().map(|&logit| (f64::from(logit) / 0.7).exp()).collect();
     let total: f64 = weights.iter().sum();
     let mut sampler = Sampler::new(options, logits.len()).unwrap();

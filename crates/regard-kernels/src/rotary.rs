@@ -1,0 +1,189 @@
+//! Rotary positions (RoPE; Su et al., 2021): dimensions of a head, two by two, turn with the position.
+
+use regard_simd::{Kernel, Simd};
+
+use crate::{Error, Kernels};
+
+/// Which two dimensions of a head make a pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RotaryOrder {
+    /// `2i` and `2i + 1`, as in the paper and in GGUF files of the Llama family.
+    Interleaved,
+    /// `i` and `i + dims / 2`, as in Hugging Face's models.
+    HalfSplit,
+}
+
+/// What is done to the frequencies so that a model sees further than it was trained to.
+#[derive(Clone, Debug, PartialEq)]
+pub enum RotaryScaling {
+    /// Nothing.
+    None,
+    /// All are divided by this (Chen et al., 2023).
+    Linear(f32),
+    /// Each is divided by its own factor, `[dims / 2]`: how files state the rule of Llama 3 and others.
+    Factors(Vec<f32>),
+}
+
+/// The frequencies of a rotation: pair `i` turns by `θ^(−2i/dims)` from position to position.
+///
+/// ```
+/// use regard_kernels::{Kernels, Rotary, RotaryOrder, RotaryScaling};
+/// use regard_simd::Isa;
+///
+/// let rotary = Rotary::new(2, 10_000.0, &RotaryScaling::None);
+/// let mut turn = [0.0; 2];
+/// rotary.turn(3, &mut turn);
+/// assert_eq!(turn, [3f64.cos() as f32, 3f64.sin() as f32]);
+///
+/// // One head of 4 numbers, of which the first two turn.
+/// let mut head = [1.0, 0.0, 7.0, 8.0];
+/// Kernels::new(Isa::best()).rotate(RotaryOrder::HalfSplit, &turn, 4, &mut head)?;
+/// assert_eq!(head, [turn[0], turn[1], 7.0, 8.0]);
+/// # Ok::<(), regard_kernels::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Rotary {
+    /// Radians from position to position, `[dims / 2]`.
+    frequencies: Vec<f64>,
+}
+
+impl Rotary {
+    /// The frequencies of `dims` dimensions at base `theta`. Missing factors count as 1.
+    pub fn new(dims: usize, theta: f32, scaling: &RotaryScaling) -> Rotary {
+        let frequency = |i: usize| {
+            let divisor = match scaling {
+                RotaryScaling::None => 1.0,
+                RotaryScaling::Linear(factor) => *factor,
+                RotaryScaling::Factors(factors) => factors.get(i).copied().unwrap_or(1.0),
+            };
+            f64::from(theta).powf(-2.0 * i as f64 / dims as f64) / f64::from(divisor)
+        };
+        Rotary { frequencies: (0..dims / 2).map(frequency).collect() }
+    }
+
+    /// Dimensions that turn.
+    pub fn dims(&self) -> usize {
+        2 * self.frequencies.len()
+    }
+
+    /// The turn at a position, which all heads share: the cosines of the pairs, then their sines, `[dims]`.
+    ///
+    /// # Panics
+    /// `turn` is shorter.
+    pub fn turn(&self, position: usize, turn: &mut [f32]) {
+        let (cos, sin) = turn[..self.dims()].split_at_mut(self.frequencies.len());
+        for ((cos, sin), frequency) in cos.iter_mut().zip(sin).zip(&self.frequencies) {
+            let (s, c) = (position as f64 * frequency).sin_cos();
+            (*cos, *sin) = (c as f32, s as f32);
+        }
+    }
+}
+
+impl Kernels {
+    /// Turns heads of `dim` numbers each, in place: a pair `(a, b)` becomes `(a·cos − b·sin, a·sin + b·cos)`. Dimensions
+    /// behind those of the turn stay.
+    ///
+    /// # Errors
+    /// [`Error::Size`] if the turn is of odd length or longer than a head; [`Error::Length`] if `heads` is no whole number
+    /// of heads.
+    pub fn rotate(self, order: RotaryOrder, turn: &[f32], dim: usize, heads: &mut [f32]) -> Result<(), Error> {
+        if turn.len() > dim || !turn.len().is_multiple_of(2) {
+            return Err(Error::Size { name: "turn", has: turn.len(), expected: "even, and no longer than a head" });
+        }
+        if dim == 0 || !heads.len().is_multiple_of(dim) {
+            let expected = heads.len().checked_div(dim).unwrap_or(0) * dim;
+            return Err(Error::Length { name: "heads", has: heads.len(), expected });
+        }
+        self.isa().run(Rotate { order, turn, dim, heads });
+        Ok(())
+    }
+}
+
+struct Rotate<'a> {
+    order: RotaryOrder,
+    turn: &'a [f32],
+    dim: usize,
+    heads: &'a mut [f32],
+}
+
+impl Kernel for Rotate<'_> {
+    type Output = ();
+    /// Plain loops: they are compiled for each instruction set, and vectorise.
+    #[inline(always)]
+    fn run<S: Simd>(self, _s: S) {
+        let Rotate { order, turn, dim, heads } = self;
+        let (cos, sin) = turn.split_at(turn.len() / 2);
+        for head in heads.chunks_exact_mut(dim) {
+            match order {
+                RotaryOrder::Interleaved => {
+                    let pairs = head[..turn.len()].as_chunks_mut::<2>().0;
+                    for ((pair, cos), sin) in pairs.iter_mut().zip(cos).zip(sin) {
+                        let [a, b] = *pair;
+                        *pair = [a * cos - b * sin, a * sin + b * cos];
+                    }
+                }
+                RotaryOrder::HalfSplit => {
+                    let (first, second) = head[..turn.len()].split_at_mut(turn.len() / 2);
+                    for (((a, b), cos), sin) in first.iter_mut().zip(second).zip(cos).zip(sin) {
+                        (*a, *b) = (*a * cos - *b * sin, *a * sin + *b * cos);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use regard_simd::Isa;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn is_a_rotation(
+            pairs in 0usize..40,
+            behind in 0usize..5,
+            heads in 1usize..4,
+            position in 0usize..100_000,
+            seed in any::<u32>(),
+        ) {
+            let dim = 2 * pairs + behind;
+            prop_assume!(dim > 0);
+            let factors: Vec<f32> = (0..pairs).map(|i| 1.0 + i as f32).collect();
+            let x: Vec<f32> = (0..heads * dim).map(|i| (f64::from(seed) + i as f64 * 1.7).sin() as f32).collect();
+            let rotary = Rotary::new(2 * pairs, 1e4, &RotaryScaling::Factors(factors));
+            let mut turn = vec![0.0; 2 * pairs];
+            rotary.turn(position, &mut turn);
+            for isa in Isa::available() {
+                for order in [RotaryOrder::Interleaved, RotaryOrder::HalfSplit] {
+                    let mut turned = x.clone();
+                    Kernels::new(isa).rotate(order, &turn, dim, &mut turned).unwrap();
+                    for (before, after) in x.chunks(dim).zip(turned.chunks(dim)) {
+                        for i in 0..pairs {
+                            let (a, b) = match order {
+                                RotaryOrder::Interleaved => (2 * i, 2 * i + 1),
+                                RotaryOrder::HalfSplit => (i, i + pairs),
+                            };
+                            let frequency = 1e4f64.powf(-(i as f64) / pairs as f64) / (1.0 + i as f64);
+                            let (sin, cos) = (position as f64 * frequency).sin_cos();
+                            let (p, q) = (f64::from(before[a]), f64::from(before[b]));
+                            prop_assert!((f64::from(after[a]) - (p * cos - q * sin)).abs() < 3e-7);
+                            prop_assert!((f64::from(after[b]) - (p * sin + q * cos)).abs() < 3e-7);
+                        }
+                        prop_assert_eq!(&before[2 * pairs..], &after[2 * pairs..]);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn shapes_are_checked() {
+        let kernels = Kernels::new(Isa::best());
+        assert!(kernels.rotate(RotaryOrder::Interleaved, &[1.0; 3], 4, &mut [0.0; 4]).is_err());
+        assert!(kernels.rotate(RotaryOrder::Interleaved, &[1.0; 6], 4, &mut [0.0; 4]).is_err());
+        assert!(kernels.rotate(RotaryOrder::Interleaved, &[1.0; 2], 4, &mut [0.0; 6]).is_err());
+    }
+}

@@ -1,0 +1,195 @@
+//! The decoder: one body for every family, driven by its [`Description`].
+
+use regard_attention::{Cache, Plan};
+use regard_kernels::{Epilogue, Kernels};
+use regard_memory::{Arena, Frame, Need, Rows, RowsMut, Tensor, TensorMut};
+use regard_threads::Pool;
+
+use crate::Result;
+use crate::description::{Attention, Description, Mixer, Norm};
+use crate::failure::Failure;
+use crate::projection::Projection;
+
+/// Weights in the kernels' layouts, and what they run on.
+pub(crate) struct Decoder {
+    pub description: Description,
+    pub kernels: Kernels,
+    pub pool: Pool,
+    /// `[vocabulary, width]`.
+    pub embedding: Projection,
+    pub blocks: Vec<BlockWeights>,
+    /// `[width]`.
+    pub norm: Vec<f32>,
+    /// `[vocabulary, width]`, unless the embedding serves.
+    pub output: Option<Projection>,
+}
+
+/// The weights of one block. A projection `[out, in]` takes `in` numbers to `out`.
+pub(crate) struct BlockWeights {
+    /// `[width]`.
+    pub mixer_norm: Vec<f32>,
+    /// Queries `[heads·dim_k, width]`, keys `[kv_heads·dim_k, width]`, values `[kv_heads·dim_v, width]`.
+    pub qkv: Projection,
+    /// `[width, heads·dim_v]`.
+    pub out: Projection,
+    /// `[width]`.
+    pub feed_forward_norm: Vec<f32>,
+    /// The gate `[hidden, width]`, and what it opens for, `[hidden, width]`.
+    pub gate_up: Projection,
+    /// `[width, hidden]`.
+    pub down: Projection,
+}
+
+/// Rows that a task works on where each is done alone.
+const ROWS_AT_ONCE: usize = 8;
+
+/// The members of [`BlockWeights::qkv`].
+const QUERIES: usize = 0;
+const KEYS: usize = 1;
+const VALUES: usize = 2;
+/// The members of [`BlockWeights::gate_up`].
+const GATE: usize = 0;
+const UP: usize = 1;
+
+impl Decoder {
+    /// `stream[i] = embedding[tokens[i]]`.
+    pub(crate) fn embed(&self, tokens: &[u32], mut stream: RowsMut<'_, f32>) -> Result<()> {
+        for (i, &token) in tokens.iter().enumerate() {
+            self.embedding.lookup(self.kernels, token as usize, stream.row_mut(i))?;
+        }
+        Ok(())
+    }
+
+    /// The scratch of block `index` for so many tokens.
+    pub(crate) fn block_need(&self, index: usize, rows: usize) -> Need {
+        let (block, weights) = (&self.description.blocks[index], &self.blocks[index]);
+        let Mixer::Attention(attention) = &block.mixer;
+        let normed = Need::of::<f32>(rows * self.description.width);
+        let mixer = Need::of::<f32>(rows * weights.qkv.columns())
+            .and(Need::of::<f32>(rows * attention.heads * attention.dim_v))
+            .and(weights.qkv.need(rows).or(weights.out.need(rows)));
+        let feed_forward = Need::of::<f32>(rows * weights.gate_up.columns())
+            .and(Need::of::<f32>(rows * block.feed_forward.hidden))
+            .and(weights.gate_up.need(rows).or(weights.down.need(rows)));
+        normed.and(mixer.or(feed_forward))
+    }
+
+    /// `stream += out(attention(qkv(norm(stream))))`, the keys and values going through the cache. `turns` are the rotary
+    /// turns of the tokens' positions.
+    pub(crate) fn mix(
+        &self,
+        index: usize,
+        mut stream: RowsMut<'_, f32>,
+        cache: &mut Cache,
+        plan: &Plan,
+        turns: Rows<'_, f32>,
+        frame: &mut Frame<'_>,
+        scratch: &mut Arena,
+    ) -> Result<()> {
+        let (block, weights) = (&self.description.blocks[index], &self.blocks[index]);
+        let Mixer::Attention(attention) = &block.mixer;
+        let &Attention { heads, kv_heads, dim_k, dim_v, .. } = attention;
+        let (rows, stride) = (stream.rows(), weights.qkv.columns());
+
+        let heads_of_all = frame.take::<f32>(rows * stride);
+        {
+            let normed = self.norm_rows(&block.norm, &weights.mixer_norm, stream.as_rows(), frame)?;
+            let out = RowsMut::contiguous(heads_of_all, rows, stride)?;
+            weights.qkv.apply(self.kernels, &self.pool, normed, out, Epilogue::Store, &mut frame.scope())?;
+        }
+        let rotated = [(QUERIES, heads), (KEYS, kv_heads)].map(|(member, count)| {
+            let from = weights.qkv.start(member);
+            from..from + count * dim_k
+        });
+        self.for_rows(RowsMut::contiguous(heads_of_all, rows, stride)?, |row, all| {
+            let order = attention.rotary.order;
+            rotated
+                .iter()
+                .try_for_each(|heads| self.kernels.rotate(order, turns.row(row), dim_k, &mut all[heads.clone()]))
+        })?;
+        let view = |member: usize, heads: usize, dim: usize| {
+            let from = weights.qkv.start(member);
+            Tensor::new(&heads_of_all[from..], [1, heads, rows, dim], [0, dim, stride])
+        };
+        cache.append(view(KEYS, kv_heads, dim_k)?, view(VALUES, kv_heads, dim_v)?, self.kernels.isa(), &self.pool)?;
+        let mixed = frame.take::<f32>(rows * heads * dim_v);
+        let out = TensorMut::new(mixed, [1, heads, rows, dim_v], [0, dim_v, heads * dim_v])?;
+        plan.run_cached(view(QUERIES, heads, dim_k)?, cache, out, None, scratch, &self.pool)?;
+        let mixed = Rows::contiguous(mixed, rows, heads * dim_v)?;
+        weights.out.apply(self.kernels, &self.pool, mixed, stream.reborrow(), Epilogue::Add, frame)
+    }
+
+    /// `stream += down(silu(gate(norm(stream))) · up(norm(stream)))`.
+    pub(crate) fn feed_forward(&self, index: usize, mut stream: RowsMut<'_, f32>, frame: &mut Frame<'_>) -> Result<()> {
+        let (block, weights) = (&self.description.blocks[index], &self.blocks[index]);
+        let (rows, stride, hidden) = (stream.rows(), weights.gate_up.columns(), block.feed_forward.hidden);
+        let gate_up = frame.take::<f32>(rows * stride);
+        {
+            let normed = self.norm_rows(&block.norm, &weights.feed_forward_norm, stream.as_rows(), frame)?;
+            let out = RowsMut::contiguous(gate_up, rows, stride)?;
+            weights.gate_up.apply(self.kernels, &self.pool, normed, out, Epilogue::Store, &mut frame.scope())?;
+        }
+        let gated = frame.take::<f32>(rows * hidden);
+        let (gate, up) = (weights.gate_up.start(GATE), weights.gate_up.start(UP));
+        self.for_rows(RowsMut::contiguous(gated, rows, hidden)?, |row, gated| {
+            let both = &gate_up[row * stride..][..stride];
+            self.kernels.silu_mul(&both[gate..gate + hidden], &both[up..up + hidden], gated)
+        })?;
+        let gated = Rows::contiguous(gated, rows, hidden)?;
+        weights.down.apply(self.kernels, &self.pool, gated, stream.reborrow(), Epilogue::Add, frame)
+    }
+
+    /// The scratch of [`Decoder::logits`].
+    pub(crate) fn logits_need(&self, rows: usize) -> Need {
+        Need::of::<f32>(rows * self.description.width).and(self.head().need(rows))
+    }
+
+    /// The logits of some rows of the stream, `[rows, vocabulary]`.
+    pub(crate) fn logits(&self, stream: Rows<'_, f32>, logits: RowsMut<'_, f32>, frame: &mut Frame<'_>) -> Result<()> {
+        let normed = self.norm_rows(&self.description.norm, &self.norm, stream, frame)?;
+        self.head().apply(self.kernels, &self.pool, normed, logits, Epilogue::Store, frame)
+    }
+
+    /// What makes logits.
+    fn head(&self) -> &Projection {
+        self.output.as_ref().unwrap_or(&self.embedding)
+    }
+
+    fn norm_rows<'a>(
+        &self,
+        norm: &Norm,
+        weight: &[f32],
+        rows: Rows<'_, f32>,
+        frame: &mut Frame<'a>,
+    ) -> Result<Rows<'a, f32>> {
+        let width = rows.cols();
+        let normed = frame.take::<f32>(rows.rows() * width);
+        self.for_rows(RowsMut::contiguous(normed, rows.rows(), width)?, |row, out| match *norm {
+            Norm::Rms { eps } => self.kernels.rms_norm(rows.row(row), weight, eps, out),
+        })?;
+        Ok(Rows::contiguous(normed, rows.rows(), width)?)
+    }
+
+    /// Does something to every row, all cores together.
+    fn for_rows(
+        &self,
+        rows: RowsMut<'_, f32>,
+        work: impl Fn(usize, &mut [f32]) -> Result<(), regard_kernels::Error> + Sync,
+    ) -> Result<()> {
+        let failure = Failure::default();
+        self.pool.run(rows.row_parts(ROWS_AT_ONCE), |part, mut rows| {
+            for row in 0..rows.rows() {
+                failure.note(work(part * ROWS_AT_ONCE + row, rows.row_mut(row)));
+            }
+        });
+        failure.into_result()
+    }
+
+    /// Bytes that the weights take.
+    pub(crate) fn bytes(&self) -> usize {
+        let block =
+            |block: &BlockWeights| block.qkv.bytes() + block.out.bytes() + block.gate_up.bytes() + block.down.bytes();
+        let output = self.output.as_ref().map_or(0, Projection::bytes);
+        self.embedding.bytes() + output + self.blocks.iter().map(block).sum::<usize>()
+    }
+}

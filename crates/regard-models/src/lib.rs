@@ -1,0 +1,21 @@
+//! Language models on Regard: checkpoint files, one decoder, tokens, templates and sampling.
+#![forbid(unsafe_code)]
+
+pub mod chat;
+mod decoder;
+pub mod description;
+mod error;
+mod failure;
+pub mod gguf;
+mod load;
+mod model;
+mod projection;
+pub mod sampling;
+mod session;
+pub mod tokenizer;
+
+pub use description::Description;
+pub use error::{Error, Optional, Result};
+pub use model::{LoadOptions, Model};
+pub use regard_attention::CacheDtype;
+pub use session::Session;

@@ -1,0 +1,106 @@
+//! A model as it is used: a decoder, its tokens and its chat template.
+
+use std::path::Path;
+
+use regard_attention::CacheDtype;
+use regard_kernels::Kernels;
+use regard_simd::Isa;
+use regard_threads::Pool;
+
+use crate::chat::ChatTemplate;
+use crate::decoder::Decoder;
+use crate::description::Description;
+use crate::gguf::Gguf;
+use crate::session::Session;
+use crate::tokenizer::Tokenizer;
+use crate::{Error, Result};
+
+/// What a model is loaded with.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LoadOptions {
+    /// Threads that compute; as many as the machine has cores, or `REGARD_THREADS` says, unless given.
+    pub threads: Option<usize>,
+    /// The instruction set; the best of this CPU, or what `REGARD_ISA` says, unless given.
+    pub isa: Option<Isa>,
+}
+
+/// A language model, ready to run.
+pub struct Model {
+    decoder: Decoder,
+    tokenizer: Tokenizer,
+    template: Option<ChatTemplate>,
+}
+
+impl Model {
+    /// Loads a GGUF file. Its weights are repacked into the layouts that the kernels read.
+    ///
+    /// # Errors
+    /// The file is no sound GGUF file of a family that runs here, or there is no memory for it. The message names the
+    /// file and the field.
+    pub fn load(path: &Path, options: &LoadOptions) -> Result<Model> {
+        let isa = match options.isa {
+            Some(isa) => isa,
+            None => Isa::from_environment().map_err(|error| Error::Setting(format!("REGARD_ISA: {error}")))?,
+        };
+        let threads = match options.threads {
+            Some(threads) => Some(threads),
+            None => Pool::setting().map_err(|error| Error::Setting(error.to_string()))?,
+        };
+        let threads = threads.unwrap_or_else(regard_threads::cores);
+        let pool = Pool::new(threads).map_err(|error| Error::Setting(error.to_string()))?;
+        let file = Gguf::open(path)?;
+        let description = Description::from_gguf(&file)?;
+        let tokenizer = Tokenizer::from_gguf(&file)?;
+        if tokenizer.vocab_size() > description.vocabulary {
+            let problem =
+                format!("it has {} rows, but the file has {} tokens", description.vocabulary, tokenizer.vocab_size());
+            let field = "token_embd.weight".to_string();
+            return Err(Error::Malformed { file: file.file().to_string(), field, problem });
+        }
+        let template = ChatTemplate::from_gguf(&file, &tokenizer)?;
+        let decoder = Decoder::load(&file, description, Kernels::new(isa), pool)?;
+        Ok(Model { decoder, tokenizer, template })
+    }
+
+    /// What the model is made of.
+    pub fn description(&self) -> &Description {
+        &self.decoder.description
+    }
+
+    /// Its tokens.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// Its chat template, where the file has one.
+    pub fn chat_template(&self) -> Option<&ChatTemplate> {
+        self.template.as_ref()
+    }
+
+    /// Bytes that the packed weights take.
+    pub fn weight_bytes(&self) -> usize {
+        self.decoder.bytes()
+    }
+
+    /// Threads that compute.
+    pub fn threads(&self) -> usize {
+        self.decoder.pool.threads()
+    }
+
+    /// The instruction set in use.
+    pub fn isa(&self) -> Isa {
+        self.decoder.kernels.isa()
+    }
+
+    /// A session of at most `context` tokens, whose keys and values are stored as `cache` says.
+    ///
+    /// # Errors
+    /// `context` is 0, or there is no memory for it.
+    pub fn session(&self, context: usize, cache: CacheDtype) -> Result<Session<'_>> {
+        Session::new(self, context, cache)
+    }
+
+    pub(crate) fn decoder(&self) -> &Decoder {
+        &self.decoder
+    }
+}

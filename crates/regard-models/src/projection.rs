@@ -1,0 +1,105 @@
+//! Linear layers: weights that are applied to the same rows, side by side.
+
+use regard_kernels::{ActivationBlock, Activations, Epilogue, Kernels, PANEL, QuantizedRows, Weight};
+use regard_memory::{Frame, Need, Rows, RowsMut, chunks_of};
+use regard_threads::Pool;
+
+use crate::Result;
+use crate::failure::Failure;
+
+/// Rows that one task prepares.
+const ROWS_AT_ONCE: usize = 8;
+
+/// Weights `[outputs, inputs]` that are applied to the same rows: these are prepared once, and all cores meet once. The
+/// results of a member start at a column that is a whole number of panels.
+pub(crate) struct Projection {
+    members: Vec<Member>,
+}
+
+struct Member {
+    weight: Weight,
+    /// Panels of the members before it.
+    first: usize,
+}
+
+impl Projection {
+    /// Weights with the same number of inputs, one at least.
+    pub(crate) fn new(weights: Vec<Weight>) -> Projection {
+        let mut next = 0;
+        let member = |weight: Weight| {
+            let first = next;
+            next += weight.panels();
+            Member { weight, first }
+        };
+        Projection { members: weights.into_iter().map(member).collect() }
+    }
+
+    /// The column at which the results of a member start.
+    pub(crate) fn start(&self, member: usize) -> usize {
+        self.members[member].first * PANEL
+    }
+
+    /// Columns of the result: of a single weight its outputs, of several with gaps up to whole panels between them.
+    pub(crate) fn columns(&self) -> usize {
+        self.members.last().map_or(0, |last| last.first * PANEL + last.weight.outputs())
+    }
+
+    /// Bytes that the weights take.
+    pub(crate) fn bytes(&self) -> usize {
+        self.members.iter().map(|member| member.weight.bytes()).sum()
+    }
+
+    /// Row `row` of the first weight, as numbers: an embedding.
+    pub(crate) fn lookup(&self, kernels: Kernels, row: usize, out: &mut [f32]) -> Result<()> {
+        Ok(kernels.embed(&self.members[0].weight, row, out)?)
+    }
+
+    /// Whether any weight is in a block format, whose products take bytes.
+    fn quantized(&self) -> bool {
+        self.members.iter().any(|member| member.weight.format().is_quantized())
+    }
+
+    fn blocks(&self, rows: usize) -> usize {
+        let inputs = self.members.first().map_or(0, |member| member.weight.inputs());
+        if self.quantized() { rows * ActivationBlock::per_row(inputs) } else { 0 }
+    }
+
+    /// The scratch of [`Projection::apply`].
+    pub(crate) fn need(&self, rows: usize) -> Need {
+        Need::of::<ActivationBlock>(self.blocks(rows))
+    }
+
+    /// `out = x · Wᵀ`, or added to it: `x [rows, inputs]`, `out [rows, columns]`.
+    pub(crate) fn apply(
+        &self,
+        kernels: Kernels,
+        pool: &Pool,
+        x: Rows<'_, f32>,
+        out: RowsMut<'_, f32>,
+        epilogue: Epilogue,
+        frame: &mut Frame<'_>,
+    ) -> Result<()> {
+        let failure = Failure::default();
+        let blocks = frame.take::<ActivationBlock>(self.blocks(x.rows()));
+        if self.quantized() {
+            let each = ROWS_AT_ONCE * ActivationBlock::per_row(x.cols());
+            pool.run(chunks_of(blocks, each), |part, blocks| {
+                let rows = part * ROWS_AT_ONCE..x.rows().min((part + 1) * ROWS_AT_ONCE);
+                failure.note(kernels.quantize(x.block(rows, 0..x.cols()), blocks));
+            });
+        }
+        let blocks = &*blocks;
+        pool.run(out.column_parts(PANEL), |panel, out| {
+            let member = self.members.iter().rfind(|member| member.first <= panel).expect("the first starts at 0");
+            let panels = panel - member.first..panel - member.first + 1;
+            let (rows, live) = (out.rows(), member.weight.columns(panels.clone()).len());
+            let activations = match member.weight.format().is_quantized() {
+                true => QuantizedRows::new(blocks, x.rows(), x.cols()).map(Activations::Quantized),
+                false => Ok(Activations::F32(x)),
+            };
+            let out = out.block(0..rows, 0..live);
+            failure.note(activations.and_then(|x| kernels.linear(&member.weight, panels, x, out, epilogue)));
+        });
+        failure.into_result()
+    }
+}

@@ -1,0 +1,212 @@
+//! A conversation with a decoder: what it has seen, and the logits of what may follow.
+
+use regard_attention::{Cache, CacheDtype, Options, Plan, Shape};
+use regard_kernels::Rotary;
+use regard_memory::{AlignedBuffer, Arena, Rows, RowsMut};
+
+use crate::decoder::Decoder;
+use crate::description::{self, Attention, Mixer};
+use crate::model::Model;
+use crate::{Error, Result};
+
+/// Tokens that go through the blocks together: enough that a weight's panel, once in a core's cache, serves many rows,
+/// and few enough that the activations of a small model stay in the caches too.
+const CHUNK: usize = 256;
+
+/// Tokens whose logits are made together where all are wanted: a row is a whole vocabulary.
+const LOGIT_ROWS: usize = 16;
+
+/// One sequence: keys and values of every block, and all scratch.
+///
+/// ```no_run
+/// use regard_models::{CacheDtype, LoadOptions, Model};
+///
+/// let model = Model::load("model.gguf".as_ref(), &LoadOptions::default())?;
+/// let mut session = model.session(2048, CacheDtype::Bf16)?;
+/// let logits = session.feed(&[1, 2, 3])?;
+/// let likeliest = (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b]));
+/// println!("{likeliest:?} follows");
+/// # Ok::<(), regard_models::Error>(())
+/// ```
+pub struct Session<'m> {
+    model: &'m Model,
+    context: usize,
+    len: usize,
+    caches: Vec<Cache>,
+    plans: Vec<BlockPlan>,
+    /// Activations of a block.
+    arena: Arena,
+    /// Attention's own scratch.
+    scratch: Arena,
+    /// `[CHUNK][width]`: what the blocks hand on.
+    stream: AlignedBuffer<f32>,
+    /// `[rows][vocabulary]`.
+    logits: AlignedBuffer<f32>,
+}
+
+/// What all blocks share whose attention is alike.
+struct BlockPlan {
+    attention: Attention,
+    plan: Plan,
+    rotary: Rotary,
+    /// `[CHUNK][rotary dims]`: the turns of the tokens that go through the blocks.
+    turns: AlignedBuffer<f32>,
+}
+
+impl BlockPlan {
+    /// Makes plan and turns those of `rows` tokens from position `first` on.
+    fn move_to(&mut self, first: usize, rows: usize) -> Result<()> {
+        self.plan.resize(rows, first + rows)?;
+        for (row, turn) in self.turns.chunks_exact_mut(self.rotary.dims()).take(rows).enumerate() {
+            self.rotary.turn(first + row, turn);
+        }
+        Ok(())
+    }
+}
+
+impl<'m> Session<'m> {
+    pub(crate) fn new(model: &'m Model, context: usize, dtype: CacheDtype) -> Result<Session<'m>> {
+        let description = model.description();
+        let (mut caches, mut plans) = (Vec::new(), Vec::<BlockPlan>::new());
+        let mut scratch = Arena::new();
+        for block in &description.blocks {
+            let Mixer::Attention(attention) = &block.mixer;
+            let &Attention { heads, kv_heads, dim_k, dim_v, .. } = attention;
+            caches.push(Cache::new(dtype, kv_heads, dim_k, dim_v, context)?);
+            if plans.iter().all(|known| known.attention != *attention) {
+                let shape = Shape { batch: 1, heads, kv_heads, queries: 1, keys: 1, dim_k, dim_v };
+                let options = Options { isa: Some(model.decoder().kernels.isa()), ..Options::default() };
+                let mut plan = Plan::new(shape, &attention.mask(), &options)?;
+                // The last token's layout and scratch are the largest: taken now, no token allocates.
+                plan.reserve(1, context)?;
+                plan.resize(1, context)?;
+                let need = plan.need_cached(caches.last().expect("one was pushed"), model.threads());
+                scratch.frame(need)?;
+                let description::Rotary { dims, theta, ref scaling, .. } = attention.rotary;
+                let rotary = Rotary::new(dims, theta, scaling);
+                let turns = AlignedBuffer::zeroed(CHUNK.min(context) * dims)?;
+                plans.push(BlockPlan { attention: attention.clone(), plan, rotary, turns });
+            }
+        }
+        Ok(Session {
+            model,
+            context,
+            len: 0,
+            caches,
+            plans,
+            arena: Arena::new(),
+            scratch,
+            stream: AlignedBuffer::zeroed(CHUNK.min(context) * description.width)?,
+            logits: AlignedBuffer::zeroed(description.vocabulary)?,
+        })
+    }
+
+    /// Tokens that the session has seen.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether it has seen none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Tokens that it can see.
+    pub fn context(&self) -> usize {
+        self.context
+    }
+
+    /// Bytes of keys and values when the context is full.
+    pub fn cache_bytes(&self) -> usize {
+        self.caches.iter().map(Cache::bytes).sum()
+    }
+
+    /// Forgets the tokens from `len` on.
+    pub fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+        self.caches.iter_mut().for_each(|cache| cache.truncate(len));
+    }
+
+    /// Takes in tokens and gives the logits of what may follow the last one, `[vocabulary]`. After the first call of a
+    /// length it allocates nothing.
+    ///
+    /// # Errors
+    /// There is no token, an id is not in the vocabulary, or the tokens do not fit the context; then nothing is taken in.
+    pub fn feed(&mut self, tokens: &[u32]) -> Result<&mut [f32]> {
+        self.check(tokens)?;
+        if tokens.is_empty() {
+            return Err(Error::NoTokens);
+        }
+        for chunk in tokens.chunks(CHUNK) {
+            self.run_blocks(chunk)?;
+        }
+        self.make_logits((tokens.len() - 1) % CHUNK, 1)?;
+        Ok(&mut self.logits[..self.model.description().vocabulary])
+    }
+
+    /// Takes in tokens and hands out the logits after each of them, in order: `each(i, logits)`.
+    ///
+    /// # Errors
+    /// As [`Session::feed`]; no tokens are no error.
+    pub fn feed_all(&mut self, tokens: &[u32], each: &mut dyn FnMut(usize, &[f32])) -> Result<()> {
+        self.check(tokens)?;
+        let vocabulary = self.model.description().vocabulary;
+        for (c, chunk) in tokens.chunks(CHUNK).enumerate() {
+            self.run_blocks(chunk)?;
+            for first in (0..chunk.len()).step_by(LOGIT_ROWS) {
+                let rows = LOGIT_ROWS.min(chunk.len() - first);
+                self.make_logits(first, rows)?;
+                for (row, logits) in self.logits.chunks_exact(vocabulary).take(rows).enumerate() {
+                    each(c * CHUNK + first + row, logits);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn check(&self, tokens: &[u32]) -> Result<()> {
+        let vocabulary = self.model.description().vocabulary;
+        if let Some(&token) = tokens.iter().find(|&&token| token as usize >= vocabulary) {
+            return Err(Error::UnknownToken { token, vocabulary });
+        }
+        if tokens.len() > self.context - self.len {
+            return Err(Error::ContextFull { len: self.len, context: self.context, more: tokens.len() });
+        }
+        Ok(())
+    }
+
+    /// Takes up to [`CHUNK`] tokens through all blocks; their rows then stand in `stream`.
+    fn run_blocks(&mut self, tokens: &[u32]) -> Result<()> {
+        let decoder: &Decoder = self.model.decoder();
+        let (rows, width) = (tokens.len(), decoder.description.width);
+        let mut stream = RowsMut::contiguous(&mut self.stream[..rows * width], rows, width)?;
+        decoder.embed(tokens, stream.reborrow())?;
+        for known in &mut self.plans {
+            known.move_to(self.len, rows)?;
+        }
+        for (index, cache) in self.caches.iter_mut().enumerate() {
+            let Mixer::Attention(attention) = &decoder.description.blocks[index].mixer;
+            let known = self.plans.iter().find(|known| known.attention == *attention);
+            let known = known.expect("every block's plan is made with the session");
+            let turns = Rows::contiguous(&known.turns[..rows * known.rotary.dims()], rows, known.rotary.dims())?;
+            let mut frame = self.arena.frame(decoder.block_need(index, rows))?;
+            decoder.mix(index, stream.reborrow(), cache, &known.plan, turns, &mut frame.scope(), &mut self.scratch)?;
+            decoder.feed_forward(index, stream.reborrow(), &mut frame.scope())?;
+        }
+        self.len += rows;
+        Ok(())
+    }
+
+    /// Makes the logits of some rows of `stream`.
+    fn make_logits(&mut self, first: usize, rows: usize) -> Result<()> {
+        let decoder: &Decoder = self.model.decoder();
+        let (width, vocabulary) = (decoder.description.width, decoder.description.vocabulary);
+        if self.logits.len() < rows * vocabulary {
+            self.logits.resize(rows * vocabulary)?;
+        }
+        let stream = RowsMut::contiguous(&mut self.stream[first * width..][..rows * width], rows, width)?;
+        let logits = RowsMut::contiguous(&mut self.logits[..rows * vocabulary], rows, vocabulary)?;
+        let mut frame = self.arena.frame(decoder.logits_need(rows))?;
+        decoder.logits(stream.as_rows(), logits, &mut frame)
+    }
+}

@@ -1,0 +1,57 @@
+//! After the first token, neither the forward pass nor sampling allocates.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use regard_models::sampling::{Sampler, SamplingOptions};
+use regard_models::{CacheDtype, LoadOptions, Model};
+
+struct Counting;
+
+static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
+
+// SAFETY: everything is the system allocator's; counting touches no memory of it.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller's.
+        unsafe { System.alloc(layout) }
+    }
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        // SAFETY: the caller's.
+        unsafe { System.dealloc(memory, layout) }
+    }
+}
+
+#[global_allocator]
+static COUNTING: Counting = Counting;
+
+#[test]
+fn tokens_allocate_nothing() {
+    for name in ["f32", "q4_1"] {
+        let path: PathBuf =
+            [env!("CARGO_MANIFEST_DIR"), "tests", "data", &format!("llama-random-{name}.gguf")].iter().collect();
+        let model = Model::load(&path, &LoadOptions { threads: Some(2), isa: None }).expect("the model is sound");
+        for cache in [CacheDtype::F32, CacheDtype::Bf16] {
+            let mut session = model.session(2000, cache).expect("there is memory");
+            let options =
+                SamplingOptions { temperature: 0.8, top_k: 40, repeat_penalty: 1.1, ..SamplingOptions::default() };
+            let mut sampler = Sampler::new(options, model.description().vocabulary).expect("the options are sound");
+            let mut step = |token: u32| {
+                let token =
+                    sampler.sample(session.feed(&[token]).expect("there is room")).expect("the logits are sound");
+                sampler.accept(token);
+                token
+            };
+            let mut token = step(1);
+            let before = ALLOCATIONS.load(Ordering::Relaxed);
+            assert!(before > 0, "allocations are counted");
+            // Past whole panels, and past the length from which keys are split.
+            for _ in 0..1500 {
+                token = step(token);
+            }
+            assert_eq!(ALLOCATIONS.load(Ordering::Relaxed), before, "{name}, {cache:?}");
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! The real model against PyTorch in f32 and llama.cpp: `tests/peers/smollm2.py` made the references.
+//!
+//! The model is fetched by `scripts/fetch-test-data`; without it these tests say so and pass.
+
+use std::fs;
+use std::path::PathBuf;
+
+use regard_models::tokenizer::Special;
+use regard_models::{CacheDtype, LoadOptions, Model};
+use serde::Deserialize;
+
+mod support;
+
+#[derive(Deserialize)]
+struct Perplexity {
+    f32: Windows,
+    llama_cpp: Windows,
+    tokens: Vec<u32>,
+}
+
+/// Negative log-likelihoods of windows, by their length.
+#[derive(Deserialize)]
+struct Windows {
+    #[serde(rename = "512")]
+    long: Scores,
+}
+
+#[derive(Deserialize)]
+struct Scores {
+    nll: Vec<f64>,
+    perplexity: f64,
+}
+
+#[derive(Deserialize)]
+struct Greedy {
+    prompts: Vec<Continuation>,
+}
+
+#[derive(Deserialize)]
+struct Continuation {
+    text: String,
+    tokens: Vec<u32>,
+    /// Only of a chat.
+    messages: Option<serde_json::Value>,
+    steps: Vec<Step>,
+}
+
+#[derive(Deserialize)]
+struct Step {
+    token: u32,
+    runner_up: u32,
+    gap: f32,
+}
+
+fn reference<T: for<'a> Deserialize<'a>>(name: &str) -> T {
+    let path: PathBuf = [env!("CARGO_MANIFEST_DIR"), "tests", "data", name].iter().collect();
+    serde_json::from_str(&fs::read_to_string(path).expect("the reference is there")).expect("the reference is JSON")
+}
+
+fn model() -> Option<Model> {
+    let path = support::fetched("SmolLM2-135M-Instruct.Q4_1.gguf")?;
+    Some(Model::load(&path, &LoadOptions::default()).expect("the model is sound"))
+}
+
+/// −ln of the probability that the logits give a token.
+fn nll(logits: &[f32], token: u32) -> f64 {
+    let max = logits.iter().fold(f32::NEG_INFINITY, |m, &x| m.max(x));
+    let sum: f64 = logits.iter().map(|&x| f64::from(x - max).exp()).sum();
+    f64::from(max) + sum.ln() - f64::from(logits[token as usize])
+}
+
+/// Perplexity of consecutive windows of 512 tokens, fed in chunks of `chunk`.
+fn perplexity(model: &Model, tokens: &[u32], windows: usize, chunk: usize, cache: CacheDtype) -> f64 {
+    let mut session = model.session(512, cache).expect("there is memory");
+    let (mut sum, mut count) = (0.0, 0);
+    for window in tokens.chunks_exact(512).take(windows) {
+        session.truncate(0);
+        for (c, tokens) in window.chunks(chunk).enumerate() {
+            let each = &mut |i: usize, logits: &[f32]| {
+                if let Some(&next) = window.get(c * chunk + i + 1) {
+                    sum += nll(logits, next);
+                    count += 1;
+                }
+            };
+            session.feed_all(tokens, each).expect("the window fits");
+        }
+    }
+    (sum / f64::from(count)).exp()
+}
+
+#[test]
+fn perplexity_is_that_of_the_weights() {
+    let Some(model) = model() else { return };
+    let reference: Perplexity = reference("perplexity.json");
+    for chunk in [512, 1] {
+        let ours = perplexity(&model, &reference.tokens, 8, chunk, CacheDtype::Bf16);
+        let (exact, peer) = (reference.f32.long.perplexity, reference.llama_cpp.long.perplexity);
+        println!("chunks of {chunk}: {ours:.3}, in f32 {exact:.3}, llama.cpp {peer:.3}");
+        assert!((ours / exact - 1.0).abs() < 0.005, "chunks of {chunk}: {ours} against {exact} in f32");
+        assert!((ours / peer - 1.0).abs() < 0.015, "chunks of {chunk}: {ours} against {peer} of llama.cpp");
+    }
+}
+
+#[test]
+fn caches_of_all_types_keep_the_perplexity() {
+    let Some(model) = model() else { return };
+    let reference: Perplexity = reference("perplexity.json");
+    let exact = (reference.f32.long.nll[..2].iter().sum::<f64>() / 1022.0).exp();
+    for cache in [CacheDtype::F32, CacheDtype::F16, CacheDtype::Bf16] {
+        let ours = perplexity(&model, &reference.tokens, 2, 512, cache);
+        assert!((ours / exact - 1.0).abs() < 0.01, "{cache:?}: {ours} against {exact}");
+    }
+}
+
+#[test]
+fn greedy_text_is_llama_cpp_s() {
+    let Some(model) = model() else { return };
+    let reference: Greedy = reference("greedy.json");
+    let mut session = model.session(1024, CacheDtype::F16).expect("there is memory");
+    for prompt in &reference.prompts {
+        let special = if prompt.messages.is_some() { Special::Parse } else { Special::AsText };
+        let tokens = model.tokenizer().encode_sequence(&prompt.text, special).expect("the text can be cut");
+        assert_eq!(tokens, prompt.tokens, "{:?}", prompt.text);
+        session.truncate(0);
+        let mut logits = session.feed(&tokens).expect("the prompt fits");
+        for (i, step) in prompt.steps.iter().enumerate() {
+            let best = (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).expect("there are logits");
+            // The reference is followed, so that one close step does not end the comparison.
+            let close = step.gap < 0.1 && best as u32 == step.runner_up;
+            assert!(best as u32 == step.token || close, "{:?}, step {i}: {best}, not {}", prompt.text, step.token);
+            logits = session.feed(&[step.token]).expect("the step fits");
+        }
+    }
+}

@@ -1,0 +1,31 @@
+//! Regard: exact attention for CPUs, and the transformers that run on it.
+//!
+//! ```
+//! use ndarray::Array4;
+//! use regard::{Mask, attention};
+//!
+//! // [batch, heads, seq, dim]; two query heads share each key/value head.
+//! let q = Array4::from_shape_fn((1, 4, 100, 64), |(_, h, i, c)| ((h + i * 3 + c) as f32).sin());
+//! let k = Array4::from_shape_fn((1, 2, 100, 64), |(_, h, i, c)| ((h * 2 + i + c) as f32).cos());
+//! let v = Array4::from_shape_fn((1, 2, 100, 64), |(_, h, i, c)| ((h + i + c * 5) as f32).sin());
+//! let out = attention(q.view(), k.view(), v.view(), &(Mask::causal() & Mask::window(Some(31), None)))?;
+//! assert_eq!(out.dim(), (1, 4, 100, 64));
+//! # Ok::<(), regard::AttentionError>(())
+//! ```
+//!
+//! - [`attention`] and [`Plan`]: softmax attention over arrays; [`Cache`]: over keys and values already seen.
+//! - [`Mask`]: which pairs live, with `|`, `&` and `!`.
+//! - [`models`]: language models from GGUF files.
+//! - [`kernels`], [`memory`], [`threads`], [`simd`]: the floors below, usable alone.
+#![forbid(unsafe_code)]
+
+pub use regard_attention::{
+    Cache, CacheDtype, Element, Error as AttentionError, Options, Plan, Regime, Shape, State, attention, attention_with,
+    merge,
+};
+pub use regard_kernels as kernels;
+pub use regard_masks::{self as masks, Mask};
+pub use regard_memory as memory;
+pub use regard_models as models;
+pub use regard_simd as simd;
+pub use regard_threads as threads;
