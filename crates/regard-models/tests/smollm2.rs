@@ -50,6 +50,9 @@ struct Step {
     token: u32,
     runner_up: u32,
     gap: f32,
+    /// What PyTorch in f32 chooses after the same tokens.
+    exact: u32,
+    exact_gap: f32,
 }
 
 fn reference<T: for<'a> Deserialize<'a>>(name: &str) -> T {
@@ -96,7 +99,7 @@ fn perplexity_is_that_of_the_weights() {
         let ours = perplexity(&model, &reference.tokens, 8, chunk, CacheDtype::Bf16);
         let (exact, peer) = (reference.f32.long.perplexity, reference.llama_cpp.long.perplexity);
         println!("chunks of {chunk}: {ours:.3}, in f32 {exact:.3}, llama.cpp {peer:.3}");
-        assert!((ours / exact - 1.0).abs() < 0.005, "chunks of {chunk}: {ours} against {exact} in f32");
+        assert!((ours / exact - 1.0).abs() < 0.001, "chunks of {chunk}: {ours} against {exact} in f32");
         assert!((ours / peer - 1.0).abs() < 0.015, "chunks of {chunk}: {ours} against {peer} of llama.cpp");
     }
 }
@@ -108,7 +111,7 @@ fn caches_of_all_types_keep_the_perplexity() {
     let exact = (reference.f32.long.nll[..2].iter().sum::<f64>() / 1022.0).exp();
     for cache in [CacheDtype::F32, CacheDtype::F16, CacheDtype::Bf16] {
         let ours = perplexity(&model, &reference.tokens, 2, 512, cache);
-        assert!((ours / exact - 1.0).abs() < 0.01, "{cache:?}: {ours} against {exact}");
+        assert!((ours / exact - 1.0).abs() < 0.001, "{cache:?}: {ours} against {exact}");
     }
 }
 
@@ -117,6 +120,7 @@ fn greedy_text_is_llama_cpp_s() {
     let Some(model) = model() else { return };
     let reference: Greedy = reference("greedy.json");
     let mut session = model.session(1024, CacheDtype::F16).expect("there is memory");
+    let (mut followed, mut exact, mut all) = (0, 0, 0);
     for prompt in &reference.prompts {
         let special = if prompt.messages.is_some() { Special::Parse } else { Special::AsText };
         let tokens = model.tokenizer().encode_sequence(&prompt.text, special).expect("the text can be cut");
@@ -124,11 +128,21 @@ fn greedy_text_is_llama_cpp_s() {
         session.truncate(0);
         let mut logits = session.feed(&tokens).expect("the prompt fits");
         for (i, step) in prompt.steps.iter().enumerate() {
-            let best = (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).expect("there are logits");
-            // The reference is followed, so that one close step does not end the comparison.
-            let close = step.gap < 0.1 && best as u32 == step.runner_up;
-            assert!(best as u32 == step.token || close, "{:?}, step {i}: {best}, not {}", prompt.text, step.token);
+            let best =
+                (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).expect("there are logits") as u32;
+            // llama.cpp rounds activations to bytes, which moves its logits by some 0.2: where that makes it leave what the
+            // weights say, we do not follow. Nor need a tie be decided alike.
+            let tie = step.gap < 0.1 && best == step.runner_up;
+            let right = best == step.token || best == step.exact || tie;
+            assert!(right, "{:?}, step {i}: {best}, not {}", prompt.text, step.token);
+            followed += usize::from(best == step.token);
+            exact += usize::from(best == step.exact || step.exact_gap < 0.02);
+            all += 1;
+            // The reference is followed in any case, so that one step does not end the comparison.
             logits = session.feed(&[step.token]).expect("the step fits");
         }
     }
+    println!("of {all} steps {followed} are llama.cpp's, {exact} those of the weights in f32");
+    assert_eq!(exact, all);
+    assert!(followed * 100 >= all * 97, "{followed} of {all}");
 }

@@ -4,6 +4,7 @@ mod bytes;
 mod format;
 mod numbers;
 mod quantized;
+mod rest;
 pub(crate) mod slab;
 mod weight;
 

@@ -137,7 +137,7 @@ impl Kernel for Quantize<'_> {
 }
 
 #[inline(always)]
-fn quantize_block<S: Simd>(s: S, x: &[f32; BLOCK], block: &mut ActivationBlock) {
+pub(super) fn quantize_block<S: Simd>(s: S, x: &[f32; BLOCK], block: &mut ActivationBlock) {
     // SAFETY: LANES divides 32, so a vector from a whole number of vectors on lies within the block.
     let load = |at: usize| unsafe { s.load(x[at..].as_ptr()) };
     let zero = s.splat(0.0);
