@@ -107,26 +107,19 @@ fn multiply_block<S: Simd, const WORDS: usize, const FACTORS: usize, const R: us
 ) {
     let minimum = Block::<WORDS, FACTORS>::MINIMUM;
     let mut dots = [[s.splat_i32(0); W]; R];
-    if !minimum {
-        for (x, dots) in x.iter().zip(&mut dots) {
-            let negated_sum = s.splat_i32(x.negated_sum);
-            *dots = [if WORDS == HALF { s.shl::<3>(negated_sum) } else { s.shl::<7>(negated_sum) }; W];
-        }
-    }
-    for pair in 0..HALF {
-        for group in [pair, pair + HALF] {
-            let mut codes = [s.splat_i32(0); W];
-            for (w, codes) in codes.iter_mut().enumerate() {
-                *codes = slab.codes(s, group, column + w * S::LANES);
-            }
-            for (x, dots) in x.iter().zip(&mut dots) {
-                let x = s.splat_i32(x.codes[group]);
-                for (dot, &codes) in dots.iter_mut().zip(&codes) {
-                    *dot = if WORDS == HALF { s.dot_u7_i8(*dot, codes, x) } else { s.dot_u8_i8(*dot, codes, x) };
-                }
+    add_dots::<S, WORDS, FACTORS, R, W>(s, slab, column, x.map(|x| &x.high), &mut dots);
+    for (x, dots) in x.iter().zip(&mut dots) {
+        let negated_sum = s.splat_i32(x.negated_sum);
+        let offset = if WORDS == HALF { s.shl::<3>(negated_sum) } else { s.shl::<7>(negated_sum) };
+        for dot in dots {
+            // At most 32·255·32512: far from the end of 32 bits.
+            *dot = s.shl::<8>(*dot);
+            if !minimum {
+                *dot = s.add_i32(*dot, offset);
             }
         }
     }
+    add_dots::<S, WORDS, FACTORS, R, W>(s, slab, column, x.map(|x| &x.low), &mut dots);
     for w in 0..W {
         let d = slab.factor(s, 0, column + w * S::LANES);
         let m = slab.factor(s, FACTORS - 1, column + w * S::LANES);
@@ -135,6 +128,31 @@ fn multiply_block<S: Simd, const WORDS: usize, const FACTORS: usize, const R: us
                 tile[w] = s.fma(m, s.splat(x.sum), tile[w]);
             }
             tile[w] = s.fma(s.to_f32(dots[w]), s.mul(d, s.splat(x.scale)), tile[w]);
+        }
+    }
+}
+
+/// Adds the products of a block's codes and one byte of the activations' codes.
+#[inline(always)]
+fn add_dots<S: Simd, const WORDS: usize, const FACTORS: usize, const R: usize, const W: usize>(
+    s: S,
+    slab: &Block<WORDS, FACTORS>,
+    column: usize,
+    x: [&[i32; 2 * HALF]; R],
+    dots: &mut [[S::I32; W]; R],
+) {
+    for pair in 0..HALF {
+        for group in [pair, pair + HALF] {
+            let mut codes = [s.splat_i32(0); W];
+            for (w, codes) in codes.iter_mut().enumerate() {
+                *codes = slab.codes(s, group, column + w * S::LANES);
+            }
+            for (x, dots) in x.iter().zip(&mut *dots) {
+                let x = s.splat_i32(x[group]);
+                for (dot, &codes) in dots.iter_mut().zip(&codes) {
+                    *dot = if WORDS == HALF { s.dot_u7_i8(*dot, codes, x) } else { s.dot_u8_i8(*dot, codes, x) };
+                }
+            }
         }
     }
 }

@@ -4,7 +4,6 @@ mod bytes;
 mod format;
 mod numbers;
 mod quantized;
-mod rest;
 pub(crate) mod slab;
 mod weight;
 
@@ -32,8 +31,8 @@ pub enum Activations<'a> {
     /// `[rows, ⌈inputs / 2⌉]` pairs of bf16, the first of a pair in the low half (see [`Kernels::round_to_bf16`]): weights are
     /// rounded to bf16 as well, sums are f32.
     Bf16(Rows<'a, u32>),
-    /// `[rows, inputs]` as bytes (see [`Kernels::quantize`]), for weights in a block format: exact but for the rounding of the
-    /// activations.
+    /// `[rows, inputs]` as pairs of bytes (see [`Kernels::quantize`]), for weights in a block format: exact but for the
+    /// rounding of the activations to 16 bits.
     Quantized(QuantizedRows<'a>),
 }
 

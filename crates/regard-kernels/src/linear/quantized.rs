@@ -1,4 +1,4 @@
-//! Activations as bytes.
+//! Activations as pairs of bytes.
 
 use regard_memory::{Pod, Rows, Zeroable};
 use regard_simd::{Kernel, Simd};
@@ -6,25 +6,31 @@ use regard_simd::{Kernel, Simd};
 use super::slab::{BLOCK, GROUP};
 use crate::{Error, Kernels};
 
-/// 32 consecutive activations of a row as bytes with a scale: `x = scale·code`, codes between −127 and 127.
+/// 32 consecutive activations of a row as numbers of 16 bits with a scale: `x = scale·code`, codes between −32512 and
+/// 32512. A code is two signed bytes, `256·high + low`, since products of bytes are what CPUs are fast at.
 ///
 /// A block that holds a NaN or an infinity has the scale NaN, and so gives NaN in every product.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct ActivationBlock {
-    /// Four codes a word, the first in the lowest byte.
-    pub(super) codes: [i32; BLOCK / GROUP],
+    /// The high bytes, four a word, the first in the lowest byte.
+    pub(super) high: [i32; BLOCK / GROUP],
+    /// The low bytes, likewise.
+    pub(super) low: [i32; BLOCK / GROUP],
     /// What a code of 1 stands for.
     pub(super) scale: f32,
     /// Minus the sum of the codes: what an offset of the weights' codes adds to a product is a multiple of it.
     pub(super) negated_sum: i32,
-    /// The sum of the numbers.
+    /// The sum of the numbers that the codes stand for, which a minimum of the weights is multiplied by.
     pub(super) sum: f32,
 }
 
+/// The largest code: `127·256`.
+const MAX_CODE: f32 = 32_512.0;
+
 // SAFETY: zeros are codes, a scale and a sum.
 unsafe impl Zeroable for ActivationBlock {}
-// SAFETY: ten words of plain numbers: any bits are values, and there is no padding.
+// SAFETY: nineteen words of plain numbers: any bits are values, and there is no padding.
 unsafe impl Pod for ActivationBlock {}
 
 impl ActivationBlock {
@@ -35,9 +41,10 @@ impl ActivationBlock {
 
     /// The numbers that the block stands for: `[32]`.
     pub fn dequantized(&self) -> [f32; BLOCK] {
+        let byte = |words: &[i32; BLOCK / GROUP], k: usize| words[k / GROUP].to_le_bytes()[k % GROUP] as i8;
         std::array::from_fn(|k| {
-            let code = self.codes[k / GROUP].to_le_bytes()[k % GROUP] as i8;
-            self.scale * f32::from(code)
+            let code = 256.0 * f32::from(byte(&self.high, k)) + f32::from(byte(&self.low, k));
+            self.scale * code
         })
     }
 }
@@ -84,12 +91,12 @@ fn check_inputs(inputs: usize) -> Result<(), Error> {
 }
 
 impl Kernels {
-    /// Rounds activations to bytes, to the nearest of 255 steps in each block of 32: `scale = max |x| / 127`.
+    /// Rounds activations to 16 bits, to the nearest of 65025 steps in each block of 32: `scale = max |x| / 32512`.
     ///
     /// - `x`: `[rows, inputs]`, `inputs` a multiple of 32;
     /// - `out`: `[rows][inputs / 32]`.
     ///
-    /// A number is off by at most half a step; numbers below 4e-37 may become 0.
+    /// A number is off by at most half a step; numbers below 1e-34 may become 0.
     ///
     /// ```
     /// use regard_kernels::{ActivationBlock, Kernels};
@@ -100,7 +107,7 @@ impl Kernels {
     /// let mut block = [ActivationBlock::default()];
     /// Kernels::new(Isa::best()).quantize(Rows::contiguous(&x, 1, 32)?, &mut block)?;
     /// for (x, rounded) in x.iter().zip(block[0].dequantized()) {
-    ///     assert!((x - rounded).abs() < 0.5001 / 127.0);
+    ///     assert!((x - rounded).abs() < 0.51 / 32512.0);
     /// }
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
@@ -137,7 +144,7 @@ impl Kernel for Quantize<'_> {
 }
 
 #[inline(always)]
-pub(super) fn quantize_block<S: Simd>(s: S, x: &[f32; BLOCK], block: &mut ActivationBlock) {
+fn quantize_block<S: Simd>(s: S, x: &[f32; BLOCK], block: &mut ActivationBlock) {
     // SAFETY: LANES divides 32, so a vector from a whole number of vectors on lies within the block.
     let load = |at: usize| unsafe { s.load(x[at..].as_ptr()) };
     let zero = s.splat(0.0);
@@ -148,21 +155,27 @@ pub(super) fn quantize_block<S: Simd>(s: S, x: &[f32; BLOCK], block: &mut Activa
         spoiled = s.fma(load(at), zero, spoiled);
     }
     let (max, spoiled) = (s.reduce_max(max), s.reduce_add(spoiled) != 0.0);
-    let inverse = 127.0 / max;
+    let inverse = MAX_CODE / max;
     if spoiled || !inverse.is_finite() {
-        // The other case: all 0, or so small that 127 / max overflows.
+        // The other case: all 0, or so small that the inverse overflows.
         let scale = if spoiled { f32::NAN } else { 0.0 };
-        *block = ActivationBlock { codes: [0; BLOCK / GROUP], scale, negated_sum: 0, sum: scale };
+        *block = ActivationBlock { scale, sum: scale, ..ActivationBlock::default() };
         return;
     }
     let mut sum = zero;
     for at in (0..BLOCK).step_by(S::LANES) {
         let code = s.round(s.mul(load(at), s.splat(inverse)));
         sum = s.add(sum, code);
+        // The nearest multiple of 256; a code right between two is moved up, so that the low byte is −128 and not 128.
+        let high = s.round(s.fma(code, s.splat(1.0 / 256.0), s.splat(1.0 / 1024.0)));
+        let low = s.fma(high, s.splat(-256.0), code);
         // SAFETY: a word holds four codes, and the codes of the block are as many as its numbers.
-        unsafe { s.store_low_bytes(block.codes.as_mut_ptr().cast::<i8>().add(at), s.to_i32(code)) };
+        unsafe {
+            s.store_low_bytes(block.high.as_mut_ptr().cast::<i8>().add(at), s.to_i32(high));
+            s.store_low_bytes(block.low.as_mut_ptr().cast::<i8>().add(at), s.to_i32(low));
+        }
     }
-    block.scale = max / 127.0;
+    block.scale = max / MAX_CODE;
     let sum = s.reduce_add(sum);
     block.negated_sum = -sum as i32;
     block.sum = block.scale * sum;
