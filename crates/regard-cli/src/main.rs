@@ -1,6 +1,7 @@
 //! The regard command: run, measure and fetch language models.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod chat;
 mod conversation;
 mod error;
@@ -55,6 +56,8 @@ enum Command {
     Pull(pull::Arguments),
     /// Tell what is in a model's file
     Info(info::Arguments),
+    /// Measure attention beside this machine's limits and other programs
+    Bench(bench::Arguments),
 }
 
 impl Command {
@@ -65,6 +68,7 @@ impl Command {
             Self::Perplexity(arguments) => perplexity::run(arguments),
             Self::Pull(arguments) => pull::run(arguments),
             Self::Info(arguments) => info::run(arguments),
+            Self::Bench(arguments) => bench::run(arguments),
         }
     }
 }

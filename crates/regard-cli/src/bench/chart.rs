@@ -1,0 +1,183 @@
+//! A picture of a run: for each case the share of the machine's limit that we reach, and a peer's.
+
+use regard_kernels::peak::Unit;
+use svg::Document;
+use svg::node::element::{Line, Rectangle, Style, Text, Title};
+
+use crate::bench::report::{Figures, Outcome, Row, percent, significant, unit};
+use crate::bench::setting::Setting;
+
+/// The picture's width and the places in it, in pixels.
+const WIDTH: f64 = 880.0;
+const MARGIN: f64 = 24.0;
+/// Where the bars begin and where the limit is.
+const START: f64 = 178.0;
+const LIMIT: f64 = 664.0;
+/// Where it is said what the limit is of.
+const OF: f64 = 748.0;
+const HEAD: f64 = 112.0;
+const LINE: f64 = 19.0;
+const BAR: f64 = 12.0;
+const GAP: f64 = 14.0;
+
+/// Follows the reader's choice of light or dark.
+const STYLE: &str = "
+text { font: 13px system-ui, -apple-system, 'Segoe UI', Helvetica, Arial, sans-serif; fill: #1f2328 }
+.title { font-size: 19px; font-weight: 600 }
+.small { font-size: 12px }
+.soft { fill: #59636e }
+.factor { font-weight: 600 }
+.paper { fill: #ffffff }
+.ours { fill: #0a7f6f }
+.peer { fill: #b6bfc9 }
+.grid { stroke: #e4e8ec }
+.limit { stroke: #59636e; stroke-dasharray: 4 3 }
+@media (prefers-color-scheme: dark) {
+  text { fill: #e6edf3 }
+  .soft { fill: #9198a1 }
+  .paper { fill: #0d1117 }
+  .ours { fill: #2fbfa7 }
+  .peer { fill: #57606a }
+  .grid { stroke: #22282f }
+  .limit { stroke: #9198a1 }
+}";
+
+/// Draws the cases that were measured, as SVG.
+pub(crate) fn draw(rows: &[Row], setting: &Setting) -> String {
+    let measured: Vec<(&str, &Figures)> = rows
+        .iter()
+        .filter_map(|row| match &row.outcome {
+            Outcome::Measured(figures) => Some((row.id.as_str(), &**figures)),
+            Outcome::NotYet(_) => None,
+        })
+        .collect();
+    let peers = measured.iter().any(|(_, figures)| figures.peer.is_some());
+    let step = if peers { 2.0 * BAR + 1.0 + GAP } else { BAR + GAP };
+    let end = HEAD + step * measured.len() as f64;
+    let foot = [wrapped(&setting.to_string()), wrapped(&format!("{} · {}", setting.version, setting.command))].concat();
+    let height = end + 28.0 + LINE * foot.len() as f64;
+    let mut picture = Document::new()
+        .set("viewBox", (0, 0, WIDTH, height))
+        .set("width", WIDTH)
+        .set("height", height)
+        .set("role", "img")
+        .add(Title::new("Share of the machine's limit by case"))
+        .add(Style::new(STYLE))
+        .add(Rectangle::new().set("class", "paper").set("width", WIDTH).set("height", height).set("rx", 8));
+    picture = legend(picture, &measured);
+    for quarter in 0..=4 {
+        let x = at(f64::from(quarter) / 4.0);
+        let class = if quarter == 4 { "limit" } else { "grid" };
+        let line = Line::new().set("class", class).set("x1", x).set("x2", x).set("y1", HEAD - 8.0).set("y2", end);
+        let share = percent(f64::from(quarter) / 4.0);
+        picture = picture.add(line).add(text("small soft", x, HEAD - 14.0, &share).set("text-anchor", "middle"));
+    }
+    picture = picture.add(text("small soft", OF, HEAD - 14.0, "limit"));
+    for (index, (id, figures)) in measured.iter().enumerate() {
+        let top = HEAD + step * index as f64 + GAP / 2.0;
+        picture = case(picture, top, id, figures);
+    }
+    for (line, said) in foot.iter().enumerate() {
+        picture = picture.add(text("small soft", MARGIN, end + 30.0 + LINE * line as f64, said));
+    }
+    format!("{picture}\n")
+}
+
+fn legend(picture: Document, measured: &[(&str, &Figures)]) -> Document {
+    let square = |class: &str, x: f64| {
+        Rectangle::new().set("class", class).set("x", x).set("y", 55).set("width", BAR).set("height", BAR).set("rx", 2)
+    };
+    let picture = picture
+        .add(text("title", MARGIN, 36.0, "How close attention comes to what the machine can do"))
+        .add(square("ours", MARGIN))
+        .add(text("", MARGIN + 18.0, 65.5, "Regard"));
+    let picture = match measured.iter().find_map(|(_, figures)| figures.peer.as_ref()) {
+        Some(peer) => picture
+            .add(square("peer", MARGIN + 84.0))
+            .add(text("", MARGIN + 102.0, 65.5, &peer.name))
+            .add(text("small soft", WIDTH - MARGIN, HEAD - 14.0, "times as fast").set("text-anchor", "end")),
+        None => picture,
+    };
+    let note = "share of the least time by peak arithmetic or memory bandwidth, both measured in the same run";
+    picture.add(text("small soft", WIDTH - MARGIN, 65.5, note).set("text-anchor", "end"))
+}
+
+fn case(picture: Document, top: f64, id: &str, figures: &Figures) -> Document {
+    let bar = |class: &str, y: f64, share: f64| {
+        let width = (at(share) - START).max(1.0);
+        Rectangle::new()
+            .set("class", class)
+            .set("x", START)
+            .set("y", y)
+            .set("width", width)
+            .set("height", BAR)
+            .set("rx", 2)
+    };
+    let time = |y: f64, share: f64, seconds: f64| {
+        let label = format!("{} ms", significant(seconds * 1e3));
+        text("small soft", at(share) + 6.0, y + BAR - 2.0, &label)
+    };
+    let of = if figures.limited_by == Unit::Read { "memory" } else { unit(figures.limited_by) };
+    let share = figures.share();
+    let middle = if figures.peer.is_some() { top + BAR + 5.0 } else { top + BAR - 2.0 };
+    let label = text("", START - 10.0, middle, id).set("text-anchor", "end");
+    let mut picture = picture
+        .add(label)
+        .add(text("small soft", OF, middle, of))
+        .add(bar("ours", top, share))
+        .add(time(top, share, figures.seconds));
+    if let Some(peer) = &figures.peer {
+        let (y, share) = (top + BAR + 1.0, figures.limit / peer.seconds);
+        let factor = format!("{:.2}×", peer.seconds / figures.seconds);
+        picture = picture
+            .add(bar("peer", y, share))
+            .add(time(y, share, peer.seconds))
+            .add(text("factor", WIDTH - MARGIN, middle, &factor).set("text-anchor", "end"));
+    }
+    picture
+}
+
+/// Lines that fit the picture's width.
+fn wrapped(said: &str) -> Vec<String> {
+    const LETTERS: usize = 124;
+    let mut lines = vec![String::new()];
+    for word in said.split(' ') {
+        let line = lines.last_mut().filter(|line| line.is_empty() || line.len() + word.len() < LETTERS);
+        match line {
+            Some(line) if line.is_empty() => line.push_str(word),
+            Some(line) => *line += &format!(" {word}"),
+            None => lines.push(word.to_owned()),
+        }
+    }
+    lines
+}
+
+/// The place of a share. What is beyond the limit (the caches helped) ends a little after it.
+fn at(share: f64) -> f64 {
+    START + (LIMIT - START) * if share.is_finite() { share.clamp(0.0, 1.04) } else { 0.0 }
+}
+
+fn text(class: &str, x: f64, y: f64, said: &str) -> Text {
+    Text::new(said).set("class", class).set("x", x).set("y", y)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_lines_are_wrapped_and_lose_nothing() {
+        let said = "word ".repeat(70) + &"x".repeat(300) + " end";
+        let lines = wrapped(&said);
+        assert_eq!(said, lines.join(" "));
+        assert!(lines.len() > 3 && lines.iter().all(|line| line.len() <= 124 || !line.contains(' ')), "{lines:?}");
+    }
+
+    #[test]
+    fn bars_are_as_long_as_the_share() {
+        assert_eq!((START, LIMIT), (at(0.0), at(1.0)));
+        assert!((at(0.5) - (START + LIMIT) / 2.0).abs() < 1e-9);
+        assert_eq!(at(1.04), at(7.0));
+        assert_eq!(START, at(f64::NAN));
+    }
+}

@@ -1,0 +1,110 @@
+//! A peer: another program that does the same work, one step at a time, as `bench/README.md` says.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::error::Error;
+
+/// What the peers' scripts need of each other; the installed command brings them along.
+const SCRIPTS: &[(&str, &str)] = &[
+    ("step.py", include_str!("../../../../bench/peers/step.py")),
+    ("torch_attention.py", include_str!("../../../../bench/peers/torch_attention.py")),
+    ("torch_step.py", include_str!("../../../../bench/peers/torch_step.py")),
+    ("llama_step.py", include_str!("../../../../bench/peers/llama_step.py")),
+];
+
+/// Lines of what a peer said before it ended.
+const LAST_WORDS: usize = 5;
+
+/// A peer's process, and a folder for what is handed to it. It ends when this is dropped.
+pub(crate) struct Peer {
+    process: Child,
+    requests: Option<ChildStdin>,
+    answers: BufReader<ChildStdout>,
+    folder: TempDir,
+    script: &'static str,
+}
+
+impl Peer {
+    /// Starts one of the scripts with this Python.
+    ///
+    /// # Errors
+    /// The folder cannot be written, or the program cannot be started.
+    pub(crate) fn start(python: &Path, script: &'static str) -> Result<Self, Error> {
+        let folder = TempDir::with_prefix("regard-bench-")
+            .map_err(|source| Error::Write { path: std::env::temp_dir(), source })?;
+        let write = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            fs::write(&path, text).map_err(|source| Error::Write { path, source })
+        };
+        SCRIPTS.iter().try_for_each(|(name, text)| write(name, text))?;
+        let chatter = folder.path().join("stderr");
+        let chatter = File::create(&chatter).map_err(|source| Error::Write { path: chatter, source })?;
+        let refused = |problem: String| Error::Peer { peer: python.display().to_string(), problem };
+        let mut process = Command::new(python)
+            .arg(folder.path().join(script))
+            .env("PYTHONDONTWRITEBYTECODE", "1")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(chatter)
+            .spawn()
+            .map_err(|error| refused(error.to_string()))?;
+        let (Some(requests), Some(answers)) = (process.stdin.take(), process.stdout.take()) else {
+            return Err(refused("its streams are not there".into()));
+        };
+        Ok(Peer { process, requests: Some(requests), answers: BufReader::new(answers), folder, script })
+    }
+
+    /// Where to put what the peer reads.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Sends a request and waits for its answer, a JSON object without `error`.
+    ///
+    /// # Errors
+    /// The peer refuses, ends, or says something else.
+    pub(crate) fn ask(&mut self, request: &str) -> Result<Value, Error> {
+        let sent =
+            self.requests.as_mut().map(|requests| writeln!(requests, "{request}").and_then(|()| requests.flush()));
+        let mut line = String::new();
+        let read = self.answers.read_line(&mut line);
+        if !matches!((sent, read), (Some(Ok(())), Ok(1..))) {
+            return Err(self.refused(format!("it ended{}", self.last_words())));
+        }
+        match serde_json::from_str::<Value>(&line) {
+            Ok(Value::Object(answer)) => match answer.get("error") {
+                Some(error) => Err(self.refused(error.as_str().map_or_else(|| error.to_string(), str::to_owned))),
+                None => Ok(Value::Object(answer)),
+            },
+            _ => Err(self.refused(format!("it answers {:?}", line.trim_end()))),
+        }
+    }
+
+    /// An error about this peer.
+    pub(crate) fn refused(&self, problem: String) -> Error {
+        Error::Peer { peer: self.script.into(), problem }
+    }
+
+    /// The end of what it said on standard error.
+    fn last_words(&self) -> String {
+        let said = fs::read(self.folder.path().join("stderr")).unwrap_or_default();
+        let said = String::from_utf8_lossy(&said);
+        let lines: Vec<&str> = said.lines().collect();
+        lines[lines.len().saturating_sub(LAST_WORDS)..].iter().map(|line| format!("\n  {line}")).collect()
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        // The end of its input ends it; one that does not listen is ended.
+        self.requests = None;
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}

@@ -1,0 +1,143 @@
+//! `regard bench` from outside: what it measures and refuses. No time is judged.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+fn bench(folder: &Path, cases: &Value, arguments: &[&str]) -> Output {
+    let file = folder.join("cases.json");
+    fs::write(&file, cases.to_string()).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_regard"));
+    command.arg("bench").arg("--cases").arg(&file).args(["--threads", "2"]).args(arguments).output().unwrap()
+}
+
+fn case(id: &str, changes: &Value) -> Value {
+    let mut case = json!({"id": id, "batch": 1, "heads": 4, "kv_heads": 2, "queries": 33, "keys": 70, "dim": 24,
+        "dtype": "f32", "mask": "causal"});
+    for (field, value) in changes.as_object().unwrap() {
+        case[field] = value.clone();
+    }
+    case
+}
+
+fn cases() -> Value {
+    json!([
+        case("prompt", &json!({"dtype": "bf16"})),
+        case("window", &json!({"batch": 2, "mask": "causal-window", "window": 9, "globals": 2})),
+        // Large enough that a few thousand copies are 128 MiB.
+        case("decode", &json!({"batch": 2, "queries": 1, "keys": 300, "dtype": "f16", "mask": "none"})),
+        case("training", &json!({"backward": true})),
+    ])
+}
+
+fn lines(ran: &Output) -> Vec<Value> {
+    assert!(ran.status.success(), "{ran:?}");
+    let text = std::str::from_utf8(&ran.stdout).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn every_case_has_a_line_and_is_right() {
+    let folder = TempDir::new().unwrap();
+    let ran = bench(folder.path(), &cases(), &["--json"]);
+    let lines = lines(&ran);
+    let ids: Vec<_> = lines.iter().map(|line| line["id"].as_str().unwrap()).collect();
+    assert_eq!(ids, ["prompt", "window", "decode", "training"]);
+    for line in &lines[..3] {
+        for field in ["ms", "gflops", "share", "error", "bound", "limit_ms"] {
+            assert!(line[field].as_f64().unwrap() > 0.0, "{field} of {line}");
+        }
+        assert_eq!((true, 2), (line["right"].as_bool().unwrap(), line["threads"].as_u64().unwrap()));
+        assert!(line["calls"].as_u64().unwrap() >= 7);
+        let (limit, ms, share) = (&line["limit_ms"], &line["ms"], &line["share"]);
+        let expected = limit.as_f64().unwrap() / ms.as_f64().unwrap();
+        assert!((share.as_f64().unwrap() / expected - 1.0).abs() < 1e-9, "{line}");
+        assert!(["peer", "peer_ms", "ratio", "peer_error"].iter().all(|field| line[field].is_null()), "{line}");
+    }
+    assert_eq!((&lines[2]["limit"], &lines[1]["limit"]), (&json!("read"), &json!("f32")));
+    assert!(lines[3]["not_yet"].as_str().unwrap().contains("backward") && lines[3]["ms"].is_null());
+    let said = String::from_utf8(ran.stderr).unwrap();
+    assert_eq!(1, said.lines().count(), "{said}");
+    assert!(said.contains("2 threads") && said.contains("GFLOP/s") && said.contains("GB/s"), "{said}");
+}
+
+#[test]
+fn instructions_can_be_forced_and_a_run_drawn() {
+    let folder = TempDir::new().unwrap();
+    let chart = folder.path().join("chart.svg");
+    let arguments = ["--only", "prompt", "training", "--isa", "portable", "--markdown", "--chart"];
+    let ran = bench(folder.path(), &cases(), &[&arguments[..], &[chart.to_str().unwrap()]].concat());
+    assert!(ran.status.success(), "{ran:?}");
+    let said = String::from_utf8(ran.stdout).unwrap();
+    assert!(said.starts_with("| case"), "{said}");
+    let row = said.lines().find(|line| line.starts_with("| prompt")).unwrap();
+    // The portable code multiplies bf16 in f32.
+    assert!(row.contains("GFLOP/s") && row.contains("f32"), "{row}");
+    assert!(said.contains("Not yet (there is no backward pass yet): training."), "{said}");
+    assert!(
+        said.contains("portable, 2 threads") && said.contains("--isa portable") && !said.contains("window"),
+        "{said}"
+    );
+    let picture = fs::read_to_string(chart).unwrap();
+    assert!(picture.starts_with("<svg") && picture.contains("prompt") && !picture.contains("window"), "{picture}");
+}
+
+#[test]
+fn what_cannot_be_measured_is_refused_by_name() {
+    let folder = TempDir::new().unwrap();
+    for (cases, arguments, code, words) in [
+        (json!([case("odd", &json!({"heads": 3}))]), &[][..], 1, ["\"odd\"", "`heads`"]),
+        (json!([case("odd", &json!({"dtype": "f8"}))]), &[], 1, ["cases.json", "`dtype`"]),
+        (json!({"cases": []}), &[], 1, ["cases.json", "list"]),
+        (cases(), &["--only", "promt"], 2, ["\"promt\"", "prompt"]),
+        (cases(), &["--isa", "sse9"], 2, ["--isa", "portable"]),
+        (cases(), &["--only", "prompt", "--torch", "/no/such/python"], 1, ["/no/such/python", "No such file"]),
+    ] {
+        let ran = bench(folder.path(), &cases, arguments);
+        let said = String::from_utf8(ran.stderr).unwrap();
+        assert_eq!(Some(code), ran.status.code(), "{said}");
+        assert!(words.iter().all(|word| said.contains(word)), "{said}");
+        assert!(ran.stdout.is_empty());
+    }
+}
+
+/// A peer without PyTorch: the script's own protocol, spoken by a shell.
+#[cfg(unix)]
+#[test]
+fn a_peer_that_ends_or_computes_something_else_is_told() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = TempDir::new().unwrap();
+    let peer = |name: &str, script: &str| {
+        let path = folder.path().join(name);
+        fs::write(&path, format!("#!/bin/sh\n{script}")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let run = |python: &str| {
+        let ran = bench(folder.path(), &cases(), &["--only", "window", "--json", "--torch", python]);
+        (ran.status.code(), String::from_utf8(ran.stdout).unwrap(), String::from_utf8(ran.stderr).unwrap())
+    };
+    let (code, _, said) = run(&peer("gone", "echo 'no module named torch' >&2; exit 1"));
+    assert!(code == Some(1) && said.contains("no module named torch"), "{said}");
+    let (code, _, said) = run(&peer("refusing", r#"read line; echo '{"error": "too large"}'; read line"#));
+    assert!(code == Some(1) && said.contains("too large"), "{said}");
+    // 2 × 4 × 33 × 24 zeros of four bytes.
+    let zeros = r#"
+while read -r line; do
+  case "$line" in
+    "{"*) echo '{"peer": "zeros 1", "copies": 1}' ;;
+    output*) head -c 25344 /dev/zero > "${line#output }"; echo '{"written": []}' ;;
+    step*) n=${line#step }; each=0.5; while [ "$n" -gt 1 ]; do each="$each,0.5"; n=$((n-1)); done
+      echo "{\"ms\": 0.5, \"each\": [$each]}" ;;
+  esac
+done"#;
+    let (code, printed, said) = run(&peer("zeros", zeros));
+    let line: Value = serde_json::from_str(&printed).unwrap();
+    assert_eq!((&line["peer"], &line["peer_ms"]), (&json!("zeros 1"), &json!(0.5)));
+    assert_eq!((&line["right"], &line["peer_right"]), (&json!(true), &json!(false)));
+    assert!((line["ratio"].as_f64().unwrap() * line["ms"].as_f64().unwrap() - 0.5).abs() < 1e-9);
+    assert!(code == Some(1) && said.contains("wrong results: window by zeros 1"), "{said}");
+}
