@@ -49,21 +49,6 @@ fn multiply_rows<S: Simd, const WORDS: usize, const FACTORS: usize, const R: usi
 ) {
     // Each output has two accumulators, one of integers and one of floats. As many vectors as the register file carries:
     // 32 registers with four strips, else 16.
-    if S::LANES == 8 && R == 1 {
-        let mut tiles = [[[s.splat(0.0); 4]; R]; 2];
-        for (b, slab) in slabs.iter().enumerate() {
-            let x: [&ActivationBlock; R] = std::array::from_fn(|r| unsafe { x.get_unchecked(r * slabs.len() + b) });
-            for (g, tile) in tiles.iter_mut().enumerate() {
-                multiply_block::<S, WORDS, FACTORS, R, 4>(s, slab, g * 32, x, tile);
-            }
-        }
-        for (g, tile) in tiles.iter().enumerate() {
-            for w in 0..4 {
-                unsafe { s.store(sums[0][g * 32 + w * 8..].as_mut_ptr(), tile[0][w]) };
-            }
-        }
-        return;
-    }
     match (S::STRIPS, R) {
         (4.., 1 | 2) | (_, 1) => multiply_strips::<S, WORDS, FACTORS, R, 4>(s, slabs, x, sums),
         (4.., _) | (_, 2) => multiply_strips::<S, WORDS, FACTORS, R, 2>(s, slabs, x, sums),

@@ -177,8 +177,9 @@ impl Kernels {
     /// [`Error::Length`] if `out` is too short or too long.
     pub fn round_to_bf16(self, x: Rows<'_, f32>, out: &mut [u32]) -> Result<(), Error> {
         let words = x.cols().div_ceil(Bf16::DEPTH);
-        if out.len() != x.rows() * words {
-            return Err(Error::Length { name: "bf16 pairs", has: out.len(), expected: x.rows() * words });
+        let expected = x.rows().saturating_mul(words);
+        if out.len() != expected {
+            return Err(Error::Length { name: "bf16 pairs", has: out.len(), expected });
         }
         if words > 0 {
             for (x, out) in x.iter().zip(out.chunks_exact_mut(words)) {

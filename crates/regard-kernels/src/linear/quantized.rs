@@ -116,7 +116,7 @@ impl Kernels {
     /// [`Error::Size`] if `inputs` is no multiple of 32; [`Error::Length`] if `out` is too short or too long.
     pub fn quantize(self, x: Rows<'_, f32>, out: &mut [ActivationBlock]) -> Result<(), Error> {
         check_inputs(x.cols())?;
-        let expected = x.rows() * ActivationBlock::per_row(x.cols());
+        let expected = x.rows().saturating_mul(ActivationBlock::per_row(x.cols()));
         if out.len() != expected {
             return Err(Error::Length { name: "activation blocks", has: out.len(), expected });
         }

@@ -139,7 +139,7 @@ impl Weight {
     /// `panels` is 0.
     pub fn parts(&mut self, panels: usize) -> WeightParts<'_> {
         assert!(panels > 0, "a part has at least one panel");
-        let each = (panels * self.shape.panel_bytes()).max(1);
+        let each = panels.saturating_mul(self.shape.panel_bytes()).max(1);
         WeightParts { shape: self.shape, panels, chunks: chunks_of(&mut self.bytes, each) }
     }
 

@@ -1,0 +1,16 @@
+//! The kernels, on every instruction set that this CPU has, against their definitions in f64.
+
+mod activation;
+mod determinism;
+mod errors;
+mod exact;
+mod layouts;
+mod norm;
+mod odd_numbers;
+mod packing;
+mod problem;
+mod products;
+mod quantized;
+mod rotary;
+mod support;
+mod tiles;

@@ -1,0 +1,89 @@
+//! Linear layers against sums of products of the weights that the file defines.
+
+use proptest::prelude::*;
+use regard_kernels::{ActivationKind, Epilogue, Kernels};
+use regard_memory::RowsMut;
+use regard_simd::Isa;
+
+use crate::support::{Layer, ROUNDING, Rounded, Stored, kinds, layers, numbers, seeded};
+
+/// A product of one row and one output, and how far off it may be.
+fn dot(kind: ActivationKind, x: &[f32], weights: &[[f64; 2]]) -> (f64, f64) {
+    let (mut exact, mut off, mut magnitude) = (0.0, f64::from(f32::MIN_POSITIVE), 0.0);
+    for (x, weights) in x.chunks(32).zip(weights.chunks(32)) {
+        let step = x.iter().fold(0.0, |most: f64, x| most.max(f64::from(x.abs()))) / 32_512.0;
+        for (&x, &[scaled, minimum]) in x.iter().zip(weights) {
+            let (x, weight) = (f64::from(x), scaled + minimum);
+            exact += x * weight;
+            off += match kind {
+                ActivationKind::F32 => 0.0,
+                // Both sides are rounded to 8 bits, so off by at most 2⁻⁸.
+                ActivationKind::Bf16 => (x * weight).abs() * (2f64.powi(-7) + 2f64.powi(-16)),
+                ActivationKind::Quantized => weight.abs() * 0.51 * step,
+            };
+            magnitude += x.abs() * (scaled.abs() + minimum.abs());
+        }
+    }
+    // One sum after the other, or twice a block; pairs of bf16 round twice, and so do scales and what they scale.
+    let summed = if kind == ActivationKind::Quantized { 2 * x.len() / 32 } else { x.len() };
+    (exact, off + magnitude * (2 * summed + 8) as f64 * ROUNDING)
+}
+
+/// The product, stored over garbage or added to what is there, within a wider matrix.
+fn is_the_definition(layer: Layer, kind: ActivationKind) -> Result<(), TestCaseError> {
+    let Layer { format, rows, inputs, outputs, seed } = layer;
+    let mut random = seeded(seed);
+    let stored = Stored::random(&mut random, format, outputs, inputs);
+    let weight = stored.packed();
+    let x = numbers(&mut random, rows * inputs);
+    let stride = outputs + 3;
+    let before = numbers(&mut random, rows * stride);
+    let expected: Vec<(f64, f64)> = (0..rows * outputs)
+        .map(|at| dot(kind, &x[at / outputs * inputs..][..inputs], stored.output(at % outputs)))
+        .collect();
+    for isa in Isa::available() {
+        let kernels = Kernels::new(isa);
+        let rounded = Rounded::new(kernels, kind, &x, rows, inputs);
+        for epilogue in [Epilogue::Store, Epilogue::Add] {
+            let mut y = before.clone();
+            let out = RowsMut::new(&mut y, rows, outputs, stride).unwrap();
+            kernels.linear(&weight, 0..weight.panels(), rounded.rows(0..rows, inputs), out, epilogue).unwrap();
+            for (row, (y, before)) in y.chunks(stride).zip(before.chunks(stride)).enumerate() {
+                prop_assert_eq!(&y[outputs..], &before[outputs..], "{}: columns of somebody else", isa);
+                for (column, (&y, &before)) in y[..outputs].iter().zip(before).enumerate() {
+                    let (mut exact, bound) = expected[row * outputs + column];
+                    if epilogue == Epilogue::Add {
+                        exact += f64::from(before);
+                    }
+                    let bound = bound + 2.0 * ROUNDING * exact.abs();
+                    let error = (f64::from(y) - exact).abs();
+                    prop_assert!(
+                        error <= bound,
+                        "{isa}, {epilogue:?}, ({row}, {column}): {y}, exactly {exact}, off by {error:e} of {bound:e}"
+                    );
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    #[test]
+    fn of_any_shape(layer in layers()) {
+        for &kind in kinds(layer.format) {
+            is_the_definition(layer, kind)?;
+        }
+    }
+
+    /// Where little is summed, nothing hides that a number was cut instead of rounded.
+    #[test]
+    fn of_few_inputs(mut layer in layers()) {
+        layer.inputs = if layer.format.is_quantized() { 32 } else { 1 + layer.inputs % 3 };
+        for &kind in kinds(layer.format) {
+            is_the_definition(layer, kind)?;
+        }
+    }
+}
