@@ -1,38 +1,38 @@
-//! `regard bench`: how fast attention is, beside this machine's limits and other programs.
+//! `regard bench`: how fast attention is, or a whole model, beside this machine's limits and other programs.
 
+mod attention;
 mod case;
 mod chart;
 mod check;
 mod inputs;
 mod limit;
+mod llama;
 mod measure;
+mod model;
 mod ours;
 mod peer;
 mod report;
 mod setting;
+mod tokens;
 mod torch;
 
 use std::fs;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use half::{bf16, f16};
 use regard_kernels::peak::Machine;
 use regard_simd::Isa;
 use regard_threads::{Pool, cores};
 
-use self::case::{Case, Dtype};
-use self::check::Reference;
-use self::inputs::{Inputs, Stored};
-use self::limit::{Probe, Work};
-use self::measure::{alternate, median};
-use self::ours::Ours;
-use self::report::{Accuracy, Figures, Outcome, PeerFigures, Row};
+use self::attention::Attention;
+use self::case::Case;
+use self::model::Subject;
+use self::report::{Accuracy, Outcome, Row};
 use self::setting::Setting;
 use self::torch::Torch;
 use crate::error::Error;
 use crate::output::{print_line, say};
-use crate::progress;
+use crate::{progress, pull};
 
 /// The cases that are measured unless others are given.
 const CASES: &str = include_str!("../../../bench/cases.json");
@@ -45,15 +45,28 @@ of at least 7 calls counts. The share is that of the least time that this machin
 bandwidth, measured in the same minutes. A case that is wrong makes the command fail; one that cannot be run yet is \
 listed with the reason.
 
+With --model the cases are those of a whole model with a cache in bf16 (llama.cpp's: f16): load (from files that the system has in \
+memory), prompt-N (N random tokens) and token-N (one token after N others), for N of 512 and 4096 where the context \
+holds them. The error is the largest difference of logits, a prompt taken at once against its end token by token, \
+beside the largest logit. A peer that needs more than 30 s for a prompt's calls is given 3; the table says so.
+
 Examples:
   regard bench
   regard bench --only dense-2048 causal-2048 --torch python3
   regard bench --isa avx2 --threads 1 --only dense-2048
-  regard bench --cases my-cases.json --json | jq .share")]
+  regard bench --cases my-cases.json --json | jq .share
+  regard bench --model smollm2-135m-instruct
+  regard bench --model model.gguf --llama python3 --only prompt-512 token-512")]
 pub(crate) struct Arguments {
     /// A file of cases, in the form of the project's bench/cases.json [default: that file]
     #[arg(long, value_name = "FILE")]
     cases: Option<PathBuf>,
+    /// Measure a whole model instead: the path of a GGUF file, or a name (see `regard pull --list`)
+    #[arg(short, long, value_name = "PATH|NAME", conflicts_with_all = ["cases", "torch"])]
+    model: Option<String>,
+    /// Tokens that the model's context holds [default: the model's limit]
+    #[arg(short, long, value_name = "N", requires = "model")]
+    context: Option<NonZeroUsize>,
     /// Measure these cases only
     #[arg(long, value_name = "ID", num_args = 1..)]
     only: Vec<String>,
@@ -75,53 +88,90 @@ pub(crate) struct Arguments {
     /// Alternate with PyTorch, run by this Python
     #[arg(long, value_name = "PYTHON")]
     torch: Option<PathBuf>,
+    /// Alternate with llama.cpp, run by this Python
+    #[arg(long, value_name = "PYTHON", requires = "model")]
+    llama: Option<PathBuf>,
 }
 
 /// Runs `regard bench`.
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Error> {
-    let cases = arguments.chosen()?;
     let isa = match &arguments.isa {
         Some(name) => Isa::named(name).map_err(|error| Error::Usage(format!("--isa: {error}")))?,
         None => Isa::from_environment().map_err(|error| Error::Usage(format!("REGARD_ISA: {error}")))?,
     };
     let threads = arguments.threads.map_or_else(cores, NonZeroUsize::get);
-    let pool = Pool::new(threads).map_err(|error| Error::Usage(error.to_string()))?;
-    let machine = Machine::new(threads).map_err(regard_attention::Error::from)?;
-    let setting = Setting::measure(&machine, isa);
-    say!("{setting}");
-    let torch = arguments.torch.as_deref().map(|python| Torch::start(python, threads)).transpose()?;
-    let mut bench = Bench { isa, pool: &pool, machine: &machine, torch };
-
-    let mut rows = Vec::new();
-    let bar = progress::steps(cases.len() as u64, "");
-    for case in &cases {
-        bar.set_message(case.id.clone());
-        let outcome = match case.not_yet() {
-            Some(reason) => Outcome::NotYet(reason),
-            None => Outcome::Measured(Box::new(bench.measure(case)?)),
-        };
-        let row = Row { id: case.id.clone(), outcome };
-        if arguments.json {
-            bar.suspend(|| print_line(&row.json(&setting).to_string()))?;
+    let machine = || Machine::new(threads).map_err(regard_attention::Error::from);
+    let results = match &arguments.model {
+        None => {
+            let cases = arguments.cases()?;
+            let pool = Pool::new(threads).map_err(|error| Error::Usage(error.to_string()))?;
+            let machine = machine()?;
+            let mut results = Results::new(arguments, Setting::measure(&machine, isa, None), cases.len());
+            let torch = arguments.torch.as_deref().map(|python| Torch::start(python, threads)).transpose()?;
+            let mut attention = Attention { isa, pool: &pool, machine: &machine, torch };
+            cases.iter().try_for_each(|case| results.measure(&case.id, || attention.measure(case)))?;
+            results
         }
-        rows.push(row);
-        bar.inc(1);
+        Some(model) => {
+            let context = arguments.context.map(NonZeroUsize::get);
+            let subject = Subject::open(&pull::resolve(Some(model))?, isa, threads, context)?;
+            let chosen = arguments.chosen(subject.ids())?;
+            let machine = machine()?;
+            let setting = Setting::measure(&machine, isa, Some(subject.name()));
+            let mut results = Results::new(arguments, setting, chosen.len());
+            subject.measure(&machine, &chosen, arguments.llama.as_deref(), &mut results)?;
+            results
+        }
+    };
+    results.finish(arguments)
+}
+
+/// What has been found so far.
+struct Results {
+    setting: Setting,
+    rows: Vec<Row>,
+    bar: indicatif::ProgressBar,
+    json: bool,
+}
+
+impl Results {
+    fn new(arguments: &Arguments, setting: Setting, rows: usize) -> Self {
+        say!("{setting}");
+        Results { setting, rows: Vec::new(), bar: progress::steps(rows as u64, ""), json: arguments.json }
     }
-    bar.finish_and_clear();
-    if arguments.markdown {
-        print_line(&report::markdown(&rows, &setting))?;
-    } else if !arguments.json {
-        print_line(&report::table(&rows))?;
+
+    /// Measures one row, and prints it if rows are wanted as they come.
+    fn measure(&mut self, id: &str, measure: impl FnOnce() -> Result<Outcome, Error>) -> Result<(), Error> {
+        self.bar.set_message(id.to_owned());
+        let row = Row { id: id.to_owned(), outcome: measure()? };
+        if self.json {
+            self.bar.suspend(|| print_line(&row.json(&self.setting).to_string()))?;
+        }
+        self.rows.push(row);
+        self.bar.inc(1);
+        Ok(())
     }
-    if let Some(path) = &arguments.chart {
-        fs::write(path, chart::draw(&rows, &setting)).map_err(|source| Error::Write { path: path.clone(), source })?;
+
+    /// Prints and draws what is wanted of all of them.
+    fn finish(self, arguments: &Arguments) -> Result<(), Error> {
+        let Results { setting, rows, bar, json } = self;
+        bar.finish_and_clear();
+        if arguments.markdown {
+            print_line(&report::markdown(&rows, &setting))?;
+        } else if !json {
+            print_line(&report::table(&rows))?;
+        }
+        if let Some(path) = &arguments.chart {
+            fs::write(path, chart::draw(&rows, &setting))
+                .map_err(|source| Error::Write { path: path.clone(), source })?;
+        }
+        judge(&rows)
     }
-    judge(&rows)
 }
 
 impl Arguments {
     /// The cases to be measured.
-    fn chosen(&self) -> Result<Vec<Case>, Error> {
+    fn cases(&self) -> Result<Vec<Case>, Error> {
         let cases = match &self.cases {
             None => case::parse(CASES).map_err(|problem| Error::Cases { file: "bench/cases.json".into(), problem })?,
             Some(path) => {
@@ -129,74 +179,16 @@ impl Arguments {
                 case::parse(&text).map_err(|problem| Error::Cases { file: path.clone(), problem })?
             }
         };
-        if let Some(unknown) = self.only.iter().find(|id| cases.iter().all(|case| case.id != **id)) {
-            let ids: Vec<_> = cases.iter().map(|case| case.id.as_str()).collect();
+        let chosen = self.chosen(cases.iter().map(|case| case.id.clone()).collect())?;
+        Ok(cases.into_iter().filter(|case| chosen.contains(&case.id)).collect())
+    }
+
+    /// Those of the ids that `--only` leaves.
+    fn chosen(&self, ids: Vec<String>) -> Result<Vec<String>, Error> {
+        if let Some(unknown) = self.only.iter().find(|id| !ids.contains(id)) {
             return Err(Error::Usage(format!("--only: no case {unknown:?}; there are {}", ids.join(", "))));
         }
-        let chosen = |case: &Case| self.only.is_empty() || self.only.contains(&case.id);
-        Ok(cases.into_iter().filter(chosen).collect())
-    }
-}
-
-/// What all cases are measured with.
-struct Bench<'a> {
-    isa: Isa,
-    pool: &'a Pool,
-    machine: &'a Machine,
-    torch: Option<Torch>,
-}
-
-impl Bench<'_> {
-    fn measure(&mut self, case: &Case) -> Result<Figures, Error> {
-        match case.dtype {
-            Dtype::F32 => self.measure_in::<f32>(case),
-            Dtype::Bf16 => self.measure_in::<bf16>(case),
-            Dtype::F16 => self.measure_in::<f16>(case),
-        }
-    }
-
-    /// Checks both sides, then times them in turn.
-    fn measure_in<T: Stored>(&mut self, case: &Case) -> Result<Figures, Error> {
-        let inputs = Inputs::<T>::random(case);
-        let reference = Reference::new(case, &inputs, self.pool);
-        let mut ours = Ours::new(case, &inputs, self.isa, self.pool)?;
-        ours.call()?;
-        let accuracy = Accuracy { error: reference.error(|at| ours.out[at].to_f32()), bound: reference.bound };
-        let peer_accuracy = match &mut self.torch {
-            None => None,
-            Some(torch) => {
-                let out = torch.prepare(case, &inputs)?;
-                Some(Accuracy { error: reference.error(|at| out[at]), ..accuracy })
-            }
-        };
-        drop(reference);
-
-        let work = Work::of(case, ours.plan().live_pairs(), self.isa);
-        let mut probe = Probe::new(self.machine, self.isa, work);
-        let torch = &mut self.torch;
-        let step = |calls| torch.as_mut().map_or(Ok(Vec::new()), |torch| torch.step(calls));
-        let times = alternate(|| Ok(ours.call()?), step, || probe.sample())?;
-        let rates = probe.rates();
-        let (limit, limited_by) = work.limit(rates);
-        let (calls, seconds) = (times.ours.len(), median(times.ours));
-        let peer = self.torch.as_ref().map(|torch| PeerFigures {
-            name: torch.name.clone(),
-            seconds: median(times.peer),
-            accuracy: peer_accuracy,
-        });
-        let share_of_best = limit::forced(self.isa).map(|_| work.flops / rates.best_f32 / seconds);
-        Ok(Figures {
-            seconds,
-            calls,
-            flops: work.flops,
-            bytes: work.bytes,
-            tokens: None,
-            limit,
-            limited_by,
-            share_of_best,
-            accuracy: Some(accuracy),
-            peer,
-        })
+        Ok(ids.into_iter().filter(|id| self.only.is_empty() || self.only.contains(id)).collect())
     }
 }
 

@@ -1,5 +1,9 @@
 //! `regard bench` from outside: what it measures and refuses. No time is judged.
 
+#[path = "support/tiny.rs"]
+#[allow(dead_code, reason = "the other test needs more kinds of models")]
+mod tiny;
+
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -140,4 +144,88 @@ done"#;
     assert_eq!((&line["right"], &line["peer_right"]), (&json!(true), &json!(false)));
     assert!((line["ratio"].as_f64().unwrap() * line["ms"].as_f64().unwrap() - 0.5).abs() < 1e-9);
     assert!(code == Some(1) && said.contains("wrong results: window by zeros 1"), "{said}");
+}
+
+/// `regard bench` on the tiny model, whose own context holds none of the prompts.
+fn bench_model(folder: &Path, arguments: &[&str]) -> Output {
+    let file = folder.join("tiny.gguf");
+    fs::write(&file, tiny::gguf(tiny::Purpose::Chat)).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_regard"));
+    command.arg("bench").arg("--model").arg(&file).args(["--threads", "2"]).args(arguments).output().unwrap()
+}
+
+#[test]
+fn a_whole_model_has_a_line_for_loading_prompt_and_token() {
+    let folder = TempDir::new().unwrap();
+    let lines = lines(&bench_model(folder.path(), &["--context", "600", "--json"]));
+    let ids: Vec<_> = lines.iter().map(|line| line["id"].as_str().unwrap()).collect();
+    assert_eq!(ids, ["load", "prompt-512", "token-512"]);
+    for line in &lines {
+        assert!(line["calls"].as_u64().unwrap() >= 7 && line["share"].as_f64().unwrap() > 0.0, "{line}");
+        assert_eq!((&line["model"], &line["peer"]), (&json!("tiny.gguf"), &Value::Null));
+    }
+    for (line, tokens) in lines[1..].iter().zip([512.0, 1.0]) {
+        assert!(line["right"].as_bool().unwrap(), "{line}");
+        let seconds = tokens / line["tokens_per_second"].as_f64().unwrap();
+        assert!((seconds * 1e3 / line["ms"].as_f64().unwrap() - 1.0).abs() < 1e-9, "{line}");
+    }
+    // Worked out from the sizes in support/tiny.rs. A block has 64·64 + 2·64·32 + 64·64 + 3·64·96 weights, and the head
+    // 258·64 for the last token; a pair of attention takes 2·2·(32 + 32) operations in each of two blocks.
+    let (blocks, head) = (2.0 * 30720.0, 16512.0);
+    let pairs = |pairs: f64| 2.0 * 256.0 * pairs;
+    for (line, flops) in lines[1..]
+        .iter()
+        .zip([2.0 * (512.0 * blocks + head) + pairs(512.0 * 513.0 / 2.0), 2.0 * (blocks + head) + pairs(513.0)])
+    {
+        let has = line["gflops"].as_f64().unwrap() * line["ms"].as_f64().unwrap() * 1e6;
+        assert!((has / flops - 1.0).abs() < 1e-9, "{has} instead of {flops}");
+    }
+    // The weights in f32, and 513 keys and values of 32 in bf16 in each block.
+    let bytes = 4.0 * (blocks + head) + 513.0 * 2.0 * 64.0 * 2.0;
+    let has = lines[2]["gbytes_per_second"].as_f64().unwrap() * lines[2]["ms"].as_f64().unwrap() * 1e6;
+    assert!((has / bytes - 1.0).abs() < 1e-9, "{has} instead of {bytes}");
+}
+
+#[test]
+fn a_model_that_cannot_be_measured_is_refused_by_name() {
+    let folder = TempDir::new().unwrap();
+    for (arguments, code, words) in [
+        (&[][..], 2, ["tiny.gguf", "--context 576"]),
+        (&["--context", "600", "--only", "prompt-4096"], 2, ["\"prompt-4096\"", "token-512"]),
+        (&["--context", "600", "--only", "token-512", "--llama", "/no/python"], 1, ["/no/python", "No such file"]),
+        (&["--torch", "python3"], 2, ["--model", "--torch"]),
+    ] {
+        let ran = bench_model(folder.path(), arguments);
+        let said = String::from_utf8(ran.stderr).unwrap();
+        assert_eq!(Some(code), ran.status.code(), "{said}");
+        assert!(words.iter().all(|word| said.contains(word)) && ran.stdout.is_empty(), "{said}");
+    }
+}
+
+/// A peer without llama.cpp: the protocol, spoken by a shell. Prompts take it 20 s, so few of them are asked for.
+#[cfg(unix)]
+#[test]
+fn a_slow_peer_is_asked_for_fewer_prompts() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = TempDir::new().unwrap();
+    let peer = folder.path().join("slow");
+    let script = r#"#!/bin/sh
+while read -r line; do
+  case "$line" in
+    "{"*) echo '{"peer": "slow 1", "vocab": 258}' ;;
+    prompt*) echo '{"ms": 20000}' ;;
+    generate*) echo "{\"ms\": $((${line#generate } * 3))}" ;;
+  esac
+done"#;
+    fs::write(&peer, script).unwrap();
+    fs::set_permissions(&peer, fs::Permissions::from_mode(0o755)).unwrap();
+    let arguments = ["--context", "600", "--only", "prompt-512", "token-512", "--json", "--llama"];
+    let lines = lines(&bench_model(folder.path(), &[&arguments[..], &[peer.to_str().unwrap()]].concat()));
+    assert!(lines.iter().all(|line| line["peer"] == "slow 1"), "{lines:?}");
+    let (prompt, token) = (&lines[0], &lines[1]);
+    let calls = |line: &Value, side: &str| line[side].as_u64().unwrap();
+    assert_eq!(20000.0, prompt["peer_ms"].as_f64().unwrap());
+    assert!(calls(prompt, "peer_calls") >= 3 && calls(prompt, "peer_calls") < calls(prompt, "calls"), "{prompt}");
+    assert!((token["peer_ms"].as_f64().unwrap() - 3.0).abs() < 1e-9, "{token}");
+    assert_eq!(calls(token, "peer_calls"), calls(token, "calls"));
 }

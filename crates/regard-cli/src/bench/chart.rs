@@ -64,7 +64,8 @@ pub(crate) fn draw(rows: &[Row], setting: &Setting) -> String {
         .add(Title::new("Share of the machine's limit by case"))
         .add(Style::new(STYLE))
         .add(Rectangle::new().set("class", "paper").set("width", WIDTH).set("height", height).set("rx", 8));
-    picture = legend(picture, &measured);
+    let what = if setting.model.is_some() { "a model" } else { "attention" };
+    picture = legend(picture, what, &measured);
     for quarter in 0..=4 {
         let x = at(f64::from(quarter) / 4.0);
         let class = if quarter == 4 { "limit" } else { "grid" };
@@ -83,12 +84,12 @@ pub(crate) fn draw(rows: &[Row], setting: &Setting) -> String {
     format!("{picture}\n")
 }
 
-fn legend(picture: Document, measured: &[(&str, &Figures)]) -> Document {
+fn legend(picture: Document, what: &str, measured: &[(&str, &Figures)]) -> Document {
     let square = |class: &str, x: f64| {
         Rectangle::new().set("class", class).set("x", x).set("y", 55).set("width", BAR).set("height", BAR).set("rx", 2)
     };
     let picture = picture
-        .add(text("title", MARGIN, 36.0, "How close attention comes to what the machine can do"))
+        .add(text("title", MARGIN, 36.0, &format!("How close {what} comes to what the machine can do")))
         .add(square("ours", MARGIN))
         .add(text("", MARGIN + 18.0, 65.5, "Regard"));
     let picture = match measured.iter().find_map(|(_, figures)| figures.peer.as_ref()) {

@@ -81,6 +81,11 @@ impl<'a> Probe<'a> {
         let of = |rate: fn(&Rates) -> f64| median(self.samples.iter().map(rate).collect());
         Rates { compute: of(|rates| rates.compute), read: of(|rates| rates.read), best_f32: of(|rates| rates.best_f32) }
     }
+
+    /// The least seconds of the work at these rates, and what takes them.
+    pub(crate) fn limit(&self) -> (f64, Unit) {
+        self.work.limit(self.rates())
+    }
 }
 
 /// The best instruction set, where `isa` is a lesser one with narrower vectors.

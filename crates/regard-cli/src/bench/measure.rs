@@ -12,7 +12,7 @@ const MOST_ROUNDS: usize = 21;
 /// Short calls are repeated within a turn until it is about this long: the first of them find the caches full of what
 /// the other side did.
 const TURN: Duration = Duration::from_millis(10);
-const MOST_CALLS: usize = 64;
+pub(crate) const MOST_CALLS: usize = 64;
 
 /// Beyond the fewest rounds, our side is given no more time than this.
 const ENOUGH: Duration = Duration::from_millis(1500);
@@ -42,7 +42,6 @@ pub(crate) fn alternate(
         ours()?;
         Ok::<_, Error>(start.elapsed().as_secs_f64())
     };
-    timed()?;
     let calls = ((TURN.as_secs_f64() / timed()?.max(1e-9)).ceil() as usize).clamp(1, MOST_CALLS);
     let (mut times, mut rounds, mut spent) = (Times::default(), 0, 0.0);
     while rounds < FEWEST_ROUNDS || (rounds < MOST_ROUNDS && spent < ENOUGH.as_secs_f64()) {

@@ -59,6 +59,8 @@ impl Accuracy {
 #[derive(Clone, Debug)]
 pub(crate) struct PeerFigures {
     pub(crate) name: String,
+    /// Its timed calls.
+    pub(crate) calls: usize,
     pub(crate) seconds: f64,
     pub(crate) accuracy: Option<Accuracy>,
 }
@@ -115,21 +117,23 @@ impl Row {
             "limit": unit(figures.limited_by),
             "share_of_best_f32": figures.share_of_best,
             "calls": figures.calls,
+            "peer_calls": peer.map(|peer| peer.calls),
+            "model": setting.model,
             "isa": setting.isa.name(),
             "threads": setting.threads,
         })
     }
 }
 
-/// The table for a terminal; what cannot be run yet stands below it.
+/// The table for a terminal; what there is to say of its rows stands below it.
 pub(crate) fn table(rows: &[Row]) -> String {
-    let (table, notes) = (tabulate(rows, NOTHING), not_yet(rows));
+    let (table, notes) = (tabulate(rows, NOTHING), notes(rows));
     if notes.is_empty() { table } else { format!("{table}\n\n{notes}") }
 }
 
 /// The same as Markdown, with what one has to know of the run.
 pub(crate) fn markdown(rows: &[Row], setting: &Setting) -> String {
-    let notes = not_yet(rows);
+    let notes = notes(rows);
     let notes = if notes.is_empty() { notes } else { format!("\n{notes}\n") };
     format!(
         "{}\n{notes}\n{setting}. {}.\n\n```sh\n{}\n```",
@@ -172,18 +176,23 @@ fn tabulate(rows: &[Row], style: TableStyle) -> String {
     table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
 }
 
-fn not_yet(rows: &[Row]) -> String {
-    let mut reasons = Vec::<(&str, Vec<&str>)>::new();
+/// What cannot be run yet, and where a peer had few turns.
+fn notes(rows: &[Row]) -> String {
+    let mut notes = Vec::<(String, Vec<&str>)>::new();
     for row in rows {
-        if let Outcome::NotYet(reason) = row.outcome {
-            match reasons.iter_mut().find(|(known, _)| *known == reason) {
-                Some((_, ids)) => ids.push(&row.id),
-                None => reasons.push((reason, vec![&row.id])),
-            }
+        let note = match &row.outcome {
+            Outcome::NotYet(reason) => format!("Not yet ({reason})"),
+            Outcome::Measured(figures) => match &figures.peer {
+                Some(peer) if peer.calls < figures.calls => format!("Only {} calls of {}", peer.calls, peer.name),
+                _ => continue,
+            },
+        };
+        match notes.iter_mut().find(|(known, _)| *known == note) {
+            Some((_, ids)) => ids.push(&row.id),
+            None => notes.push((note, vec![&row.id])),
         }
     }
-    let lines: Vec<_> =
-        reasons.iter().map(|(reason, ids)| format!("Not yet ({reason}): {}.", ids.join(", "))).collect();
+    let lines: Vec<_> = notes.iter().map(|(note, ids)| format!("{note}: {}.", ids.join(", "))).collect();
     lines.join("\n")
 }
 
@@ -238,6 +247,7 @@ mod tests {
             accuracy,
             peer: peer.map(|seconds| PeerFigures {
                 name: "other 1.0".into(),
+                calls: 7,
                 seconds,
                 accuracy: Some(Accuracy { error: f64::NAN, bound: 5e-7 }),
             }),

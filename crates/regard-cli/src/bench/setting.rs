@@ -20,6 +20,8 @@ pub(crate) struct Setting {
     /// This program's version and, where it is known, its commit.
     pub(crate) version: String,
     pub(crate) command: String,
+    /// The file of the model that is measured, if one is.
+    pub(crate) model: Option<String>,
     f32: f64,
     bf16: f64,
     int8: f64,
@@ -28,7 +30,7 @@ pub(crate) struct Setting {
 
 impl Setting {
     /// Measures the machine's limits.
-    pub(crate) fn measure(machine: &Machine, isa: Isa) -> Self {
+    pub(crate) fn measure(machine: &Machine, isa: Isa, model: Option<String>) -> Self {
         let best = |unit| machine.best(isa, unit, TIMES);
         let arguments = std::env::args().skip(1);
         Setting {
@@ -40,6 +42,7 @@ impl Setting {
                 None => format!("regard {}", env!("CARGO_PKG_VERSION")),
             },
             command: arguments.fold("regard".to_owned(), |line, argument| line + " " + &quoted(argument)),
+            model,
             f32: best(Unit::F32),
             bf16: best(Unit::Bf16),
             int8: best(Unit::Int8),
@@ -51,6 +54,9 @@ impl Setting {
 impl fmt::Display for Setting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Setting { processor, isa, threads, f32, bf16, int8, read, .. } = self;
+        if let Some(model) = &self.model {
+            write!(f, "{model}; ")?;
+        }
         write!(
             f,
             "{processor}; {isa}, {threads} {}: {:.0} GFLOP/s f32, {:.0} bf16, {:.0} GOP/s int8, {:.1} GB/s read",

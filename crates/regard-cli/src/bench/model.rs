@@ -1,0 +1,182 @@
+//! A whole model: what it takes to load it, to take in a prompt, and to go on by a token, beside llama.cpp.
+
+use std::path::{Path, PathBuf};
+
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use regard_kernels::peak::{Machine, Unit};
+use regard_models::gguf::Gguf;
+use regard_models::{CacheDtype, Description, LoadOptions, Model, Session};
+use regard_simd::Isa;
+
+use crate::bench::Results;
+use crate::bench::limit::{Probe, Work};
+use crate::bench::llama::Llama;
+use crate::bench::measure::{MOST_CALLS, alternate, median};
+use crate::bench::report::{Accuracy, Figures, Outcome, PeerFigures};
+use crate::bench::tokens::Tokens;
+use crate::error::Error;
+
+/// Tokens of the prompts, where the context holds them and what a turn adds.
+const DEPTHS: [usize; 2] = [512, 4096];
+
+/// Tokens at a prompt's end that are also taken in one by one.
+const ONE_BY_ONE: usize = 16;
+
+/// The largest difference between the two ways, beside the largest logit. Keys are added up in another order where a
+/// token's are shared out among the cores, and the cache's bf16 makes more of that: 0.0023 was seen after 4096 tokens, and
+/// 0.0094 where one token in 512 was another.
+const BOUND: f64 = 0.005;
+
+/// A model's file, and what it is to be measured with.
+pub(crate) struct Subject {
+    path: PathBuf,
+    bytes: f64,
+    tokens: Tokens,
+    vocabulary: usize,
+    depths: Vec<usize>,
+    isa: Isa,
+    threads: usize,
+}
+
+impl Subject {
+    /// # Errors
+    /// The file is no model that runs here, or the context holds none of the prompts.
+    pub(crate) fn open(path: &Path, isa: Isa, threads: usize, context: Option<usize>) -> Result<Self, Error> {
+        let file = Gguf::open(path)?;
+        let description = Description::from_gguf(&file)?;
+        let (vocabulary, limit) = (description.vocabulary, description.context);
+        let context = context.unwrap_or(limit);
+        let depths: Vec<_> = DEPTHS.into_iter().filter(|depth| depth + MOST_CALLS <= context).collect();
+        if depths.is_empty() {
+            let least = DEPTHS[0] + MOST_CALLS;
+            let file = path.display();
+            return Err(Error::Usage(format!("{file}: a context of {context} tokens is too short: --context {least}")));
+        }
+        let bytes = file.tensors().iter().map(|tensor| tensor.bytes as f64).sum();
+        let tokens = Tokens::new(&file, description, isa)?;
+        Ok(Subject { path: path.to_owned(), bytes, tokens, vocabulary, depths, isa, threads })
+    }
+
+    /// The file's name.
+    pub(crate) fn name(&self) -> String {
+        self.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
+    /// What can be measured.
+    pub(crate) fn ids(&self) -> Vec<String> {
+        let both = self.depths.iter().flat_map(|depth| [format!("prompt-{depth}"), format!("token-{depth}")]);
+        std::iter::once("load".to_owned()).chain(both).collect()
+    }
+
+    /// Measures what is chosen, in turn with llama.cpp where a Python is given for it.
+    ///
+    /// # Errors
+    /// Either side refuses.
+    pub(crate) fn measure(
+        &self,
+        machine: &Machine,
+        chosen: &[String],
+        python: Option<&Path>,
+        results: &mut Results,
+    ) -> Result<(), Error> {
+        let is_chosen = |id: &String| chosen.contains(id);
+        let options = LoadOptions { threads: Some(self.threads), isa: Some(self.isa) };
+        let mut clock = Clock { machine, isa: self.isa, peer: None };
+        let load = "load".to_owned();
+        if is_chosen(&load) {
+            let read = Work { flops: 0.0, unit: Unit::F32, bytes: self.bytes };
+            let ours = || Ok(Model::load(&self.path, &options).map(drop)?);
+            results.measure(&load, || clock.time(&[read], None, None, ours, |_| Ok(Vec::new())))?;
+        }
+        let ids = |depth: usize| ["prompt", "token"].map(|what| format!("{what}-{depth}"));
+        let depths: Vec<_> = self.depths.iter().copied().filter(|&depth| ids(depth).iter().any(is_chosen)).collect();
+        let Some(&deepest) = depths.last() else { return Ok(()) };
+
+        let model = Model::load(&self.path, &options)?;
+        let context = deepest + MOST_CALLS;
+        let mut session = model.session(context, CacheDtype::Bf16)?;
+        let mut llama = python.map(|python| Llama::start(python, &self.path, context, self.threads)).transpose()?;
+        clock.peer = llama.as_ref().map(|llama| llama.name.clone());
+        let mut random = ChaCha8Rng::seed_from_u64(0);
+        let tokens: Vec<u32> = (0..=deepest).map(|_| random.random_range(0..self.vocabulary as u32)).collect();
+        for depth in depths {
+            let [prompt, token] = ids(depth);
+            let accuracy = Some(check(&mut session, &tokens[..depth])?);
+            if is_chosen(&prompt) {
+                let ours = || {
+                    session.truncate(0);
+                    Ok(session.feed(&tokens[..depth]).map(drop)?)
+                };
+                let peer = |calls| llama.as_mut().map_or(Ok(Vec::new()), |llama| llama.prompts(depth, calls));
+                let work = self.tokens.work(0, depth);
+                results.measure(&prompt, || clock.time(&work, Some(depth), accuracy, ours, peer))?;
+            }
+            if is_chosen(&token) {
+                let ours = || {
+                    session.truncate(depth);
+                    Ok(session.feed(&tokens[depth..=depth]).map(drop)?)
+                };
+                let peer = |calls| llama.as_mut().map_or(Ok(Vec::new()), |llama| llama.tokens(depth, calls));
+                let work = self.tokens.work(depth, 1);
+                results.measure(&token, || clock.time(&work, Some(1), accuracy, ours, peer))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Takes tokens in at once, then their end one by one, and compares the logits after the last.
+fn check(session: &mut Session<'_>, tokens: &[u32]) -> Result<Accuracy, Error> {
+    session.truncate(0);
+    let at_once = session.feed(tokens)?.to_vec();
+    let end = tokens.len() - ONE_BY_ONE;
+    session.truncate(end);
+    for token in &tokens[end..tokens.len() - 1] {
+        session.feed(&[*token])?;
+    }
+    let one_by_one = session.feed(&tokens[tokens.len() - 1..])?;
+    // In the total order a NaN is the largest.
+    let most = |numbers: &mut dyn Iterator<Item = f32>| numbers.map(f32::abs).max_by(f32::total_cmp).unwrap_or(0.0);
+    let difference = most(&mut at_once.iter().zip(one_by_one).map(|(a, b)| a - *b));
+    Ok(Accuracy { error: f64::from(difference / most(&mut at_once.iter().copied())), bound: BOUND })
+}
+
+/// What times are taken with.
+struct Clock<'a> {
+    machine: &'a Machine,
+    isa: Isa,
+    /// The other side's name.
+    peer: Option<String>,
+}
+
+impl Clock<'_> {
+    /// Times both sides in turn beside the limit of works that follow each other.
+    fn time(
+        &self,
+        works: &[Work],
+        tokens: Option<usize>,
+        accuracy: Option<Accuracy>,
+        ours: impl FnMut() -> Result<(), Error>,
+        peer: impl FnMut(usize) -> Result<Vec<f64>, Error>,
+    ) -> Result<Outcome, Error> {
+        let mut probes: Vec<_> = works.iter().map(|&work| Probe::new(self.machine, self.isa, work)).collect();
+        let times = alternate(ours, peer, || probes.iter_mut().for_each(Probe::sample))?;
+        let limits: Vec<_> = probes.iter().map(Probe::limit).collect();
+        let longest = limits.iter().max_by(|a, b| a.0.total_cmp(&b.0));
+        let calls = times.peer.len();
+        let peer = self.peer.clone().filter(|_| calls > 0);
+        Ok(Outcome::Measured(Box::new(Figures {
+            calls: times.ours.len(),
+            seconds: median(times.ours),
+            flops: works.iter().map(|work| work.flops).sum(),
+            bytes: works.iter().map(|work| work.bytes).sum(),
+            tokens,
+            limit: limits.iter().map(|(seconds, _)| seconds).sum(),
+            limited_by: longest.map_or(Unit::Read, |&(_, unit)| unit),
+            share_of_best: None,
+            accuracy,
+            peer: peer.map(|name| PeerFigures { name, calls, seconds: median(times.peer), accuracy: None }),
+        })))
+    }
+}
