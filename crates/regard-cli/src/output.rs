@@ -34,7 +34,7 @@ pub(crate) fn print(text: &str) -> Result<(), Error> {
 /// Prints `text` and a line end on standard output.
 ///
 /// # Errors
-/// As [`print`].
+/// As [`print()`].
 pub(crate) fn print_line(text: &str) -> Result<(), Error> {
     print(&format!("{text}\n"))
 }

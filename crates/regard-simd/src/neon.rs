@@ -8,8 +8,8 @@ use crate::Simd;
 #[derive(Clone, Copy, Debug)]
 pub struct Neon(());
 
-// SAFETY, for every unsafe block in here: `p` is the caller's. What touches no memory is safe, as the target has NEON.
-#[allow(clippy::undocumented_unsafe_blocks, reason = "one reason above for all pointers of the token")]
+// SAFETY, for every unsafe block in here: the token proves the instructions; `p` is the caller's.
+#[allow(clippy::undocumented_unsafe_blocks, reason = "one reason above for all intrinsics of the token")]
 impl Simd for Neon {
     const LANES: usize = 4;
     const STRIPS: usize = 4;
@@ -24,15 +24,19 @@ impl Simd for Neon {
     }
     #[inline(always)]
     fn vectorize<R>(self, f: impl FnOnce() -> R) -> R {
-        f()
+        #[target_feature(enable = "neon")]
+        unsafe fn compiled<R>(f: impl FnOnce() -> R) -> R {
+            f()
+        }
+        unsafe { compiled(f) }
     }
     #[inline(always)]
     fn splat(self, x: f32) -> float32x4_t {
-        vdupq_n_f32(x)
+        unsafe { vdupq_n_f32(x) }
     }
     #[inline(always)]
     fn splat_i32(self, x: i32) -> int32x4_t {
-        vdupq_n_s32(x)
+        unsafe { vdupq_n_s32(x) }
     }
     #[inline(always)]
     unsafe fn load(self, p: *const f32) -> float32x4_t {
@@ -52,7 +56,7 @@ impl Simd for Neon {
     }
     #[inline(always)]
     unsafe fn load_f16(self, p: *const u16) -> float32x4_t {
-        vcvt_f32_f16(vreinterpret_f16_u16(unsafe { vld1_u16(p) }))
+        unsafe { vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p))) }
     }
     #[inline(always)]
     unsafe fn store_f16(self, p: *mut u16, x: float32x4_t) {
@@ -60,23 +64,27 @@ impl Simd for Neon {
     }
     #[inline(always)]
     unsafe fn load_bf16(self, p: *const u16) -> float32x4_t {
-        vreinterpretq_f32_u32(vshll_n_u16::<16>(unsafe { vld1_u16(p) }))
+        unsafe { vreinterpretq_f32_u32(vshll_n_u16::<16>(vld1_u16(p))) }
     }
     #[inline(always)]
     unsafe fn store_bf16(self, p: *mut u16, x: float32x4_t) {
-        let bits = vreinterpretq_u32_f32(x);
-        let odd = vandq_u32(vshrq_n_u32::<16>(bits), vdupq_n_u32(1));
-        let rounded = vaddq_u32(vaddq_u32(bits, vdupq_n_u32(0x7FFF)), odd);
-        // A NaN must not be rounded up to an infinity or over it: it is made quiet and cut.
-        let quiet = vorrq_u32(bits, vdupq_n_u32(0x0040_0000));
-        let number = vceqq_f32(x, x);
-        unsafe { vst1_u16(p, vshrn_n_u32::<16>(vbslq_u32(number, rounded, quiet))) }
+        unsafe {
+            let bits = vreinterpretq_u32_f32(x);
+            let odd = vandq_u32(vshrq_n_u32::<16>(bits), vdupq_n_u32(1));
+            let rounded = vaddq_u32(vaddq_u32(bits, vdupq_n_u32(0x7FFF)), odd);
+            // A NaN must not be rounded up to an infinity or over it: it is made quiet and cut.
+            let quiet = vorrq_u32(bits, vdupq_n_u32(0x0040_0000));
+            let number = vceqq_f32(x, x);
+            vst1_u16(p, vshrn_n_u32::<16>(vbslq_u32(number, rounded, quiet)))
+        }
     }
     #[inline(always)]
     unsafe fn store_low_bytes(self, p: *mut i8, x: int32x4_t) {
-        let low = vmovn_s32(x);
-        let bytes = vreinterpret_s32_s8(vmovn_s16(vcombine_s16(low, low)));
-        unsafe { p.cast::<i32>().write_unaligned(vget_lane_s32::<0>(bytes)) }
+        unsafe {
+            let low = vmovn_s32(x);
+            let bytes = vreinterpret_s32_s8(vmovn_s16(vcombine_s16(low, low)));
+            p.cast::<i32>().write_unaligned(vget_lane_s32::<0>(bytes))
+        }
     }
     #[inline(always)]
     unsafe fn transpose(self, from: *const i32, from_stride: usize, to: *mut i32, to_stride: usize) {
@@ -99,113 +107,123 @@ impl Simd for Neon {
     }
     #[inline(always)]
     fn add(self, a: float32x4_t, b: float32x4_t) -> float32x4_t {
-        vaddq_f32(a, b)
+        unsafe { vaddq_f32(a, b) }
     }
     #[inline(always)]
     fn sub(self, a: float32x4_t, b: float32x4_t) -> float32x4_t {
-        vsubq_f32(a, b)
+        unsafe { vsubq_f32(a, b) }
     }
     #[inline(always)]
     fn mul(self, a: float32x4_t, b: float32x4_t) -> float32x4_t {
-        vmulq_f32(a, b)
+        unsafe { vmulq_f32(a, b) }
     }
     #[inline(always)]
     fn div(self, a: float32x4_t, b: float32x4_t) -> float32x4_t {
-        vdivq_f32(a, b)
+        unsafe { vdivq_f32(a, b) }
     }
     #[inline(always)]
     fn fma(self, a: float32x4_t, b: float32x4_t, c: float32x4_t) -> float32x4_t {
-        vfmaq_f32(c, a, b)
+        unsafe { vfmaq_f32(c, a, b) }
     }
     #[inline(always)]
     fn max(self, a: float32x4_t, b: float32x4_t) -> float32x4_t {
-        // `fmax` gives NaN for a NaN in `a` too, `fmaxnm` for none.
-        vbslq_f32(vcgtq_f32(a, b), a, b)
+        unsafe {
+            // `fmax` gives NaN for a NaN in `a` too, `fmaxnm` for none.
+            vbslq_f32(vcgtq_f32(a, b), a, b)
+        }
     }
     #[inline(always)]
     fn min(self, a: float32x4_t, b: float32x4_t) -> float32x4_t {
-        vbslq_f32(vcltq_f32(a, b), a, b)
+        unsafe { vbslq_f32(vcltq_f32(a, b), a, b) }
     }
     #[inline(always)]
     fn round(self, x: float32x4_t) -> float32x4_t {
-        vrndnq_f32(x)
+        unsafe { vrndnq_f32(x) }
     }
     #[inline(always)]
     fn scale_by_power(self, p: float32x4_t, n: float32x4_t) -> float32x4_t {
-        // The conversion gives 0 for a NaN in `n`, so that a NaN in `p` stays as it is.
-        let exponent = vshlq_n_s32::<23>(vcvtnq_s32_f32(n));
-        vreinterpretq_f32_s32(vaddq_s32(vreinterpretq_s32_f32(p), exponent))
+        unsafe {
+            // The conversion gives 0 for a NaN in `n`, so that a NaN in `p` stays as it is.
+            let exponent = vshlq_n_s32::<23>(vcvtnq_s32_f32(n));
+            vreinterpretq_f32_s32(vaddq_s32(vreinterpretq_s32_f32(p), exponent))
+        }
     }
     #[inline(always)]
     fn abs(self, x: float32x4_t) -> float32x4_t {
-        vabsq_f32(x)
+        unsafe { vabsq_f32(x) }
     }
     #[inline(always)]
     fn copy_sign(self, x: float32x4_t, sign: float32x4_t) -> float32x4_t {
-        vbslq_f32(vdupq_n_u32(0x8000_0000), sign, x)
+        unsafe { vbslq_f32(vdupq_n_u32(0x8000_0000), sign, x) }
     }
     #[inline(always)]
     fn reduce_add(self, x: float32x4_t) -> f32 {
-        let two = vadd_f32(vget_low_f32(x), vget_high_f32(x));
-        vget_lane_f32::<0>(vpadd_f32(two, two))
+        unsafe {
+            let two = vadd_f32(vget_low_f32(x), vget_high_f32(x));
+            vget_lane_f32::<0>(vpadd_f32(two, two))
+        }
     }
     #[inline(always)]
     fn reduce_max(self, x: float32x4_t) -> f32 {
-        vmaxnmvq_f32(x)
+        unsafe { vmaxnmvq_f32(x) }
     }
     #[inline(always)]
     fn lt(self, a: float32x4_t, b: float32x4_t) -> uint32x4_t {
-        vcltq_f32(a, b)
+        unsafe { vcltq_f32(a, b) }
     }
     #[inline(always)]
     fn mask_from_bits(self, bits: u32) -> uint32x4_t {
-        const LANE: [u32; 4] = [1, 2, 4, 8];
-        vtstq_u32(vdupq_n_u32(bits), unsafe { vld1q_u32(LANE.as_ptr()) })
+        unsafe {
+            const LANE: [u32; 4] = [1, 2, 4, 8];
+            vtstq_u32(vdupq_n_u32(bits), vld1q_u32(LANE.as_ptr()))
+        }
     }
     #[inline(always)]
     fn select(self, mask: uint32x4_t, a: float32x4_t, b: float32x4_t) -> float32x4_t {
-        vbslq_f32(mask, a, b)
+        unsafe { vbslq_f32(mask, a, b) }
     }
     #[inline(always)]
     fn to_i32(self, x: float32x4_t) -> int32x4_t {
-        vcvtnq_s32_f32(x)
+        unsafe { vcvtnq_s32_f32(x) }
     }
     #[inline(always)]
     fn to_f32(self, x: int32x4_t) -> float32x4_t {
-        vcvtq_f32_s32(x)
+        unsafe { vcvtq_f32_s32(x) }
     }
     #[inline(always)]
     fn add_i32(self, a: int32x4_t, b: int32x4_t) -> int32x4_t {
-        vaddq_s32(a, b)
+        unsafe { vaddq_s32(a, b) }
     }
     #[inline(always)]
     fn and(self, a: int32x4_t, b: int32x4_t) -> int32x4_t {
-        vandq_s32(a, b)
+        unsafe { vandq_s32(a, b) }
     }
     #[inline(always)]
     fn shl<const N: i32>(self, a: int32x4_t) -> int32x4_t {
-        vshlq_n_s32::<N>(a)
+        unsafe { vshlq_n_s32::<N>(a) }
     }
     #[inline(always)]
     fn shr<const N: i32>(self, a: int32x4_t) -> int32x4_t {
-        vreinterpretq_s32_u32(vshrq_n_u32::<N>(vreinterpretq_u32_s32(a)))
+        unsafe { vreinterpretq_s32_u32(vshrq_n_u32::<N>(vreinterpretq_u32_s32(a))) }
     }
     #[inline(always)]
     fn to_bits(self, x: float32x4_t) -> int32x4_t {
-        vreinterpretq_s32_f32(x)
+        unsafe { vreinterpretq_s32_f32(x) }
     }
     #[inline(always)]
     fn from_bits(self, x: int32x4_t) -> float32x4_t {
-        vreinterpretq_f32_s32(x)
+        unsafe { vreinterpretq_f32_s32(x) }
     }
     #[inline(always)]
     fn dot_u8_i8(self, acc: int32x4_t, u: int32x4_t, x: int32x4_t) -> int32x4_t {
-        // Sixteen products in 32 bits, then sums of neighbours, twice. 255 · −128 · 2 would not fit 16 bits.
-        let (u, x) = (vreinterpretq_u8_s32(u), vreinterpretq_s8_s32(x));
-        let (u_low, u_high) =
-            (vreinterpretq_s16_u16(vmovl_u8(vget_low_u8(u))), vreinterpretq_s16_u16(vmovl_high_u8(u)));
-        let (x_low, x_high) = (vmovl_s8(vget_low_s8(x)), vmovl_high_s8(x));
-        let pairs = |u, x| vpaddq_s32(vmull_s16(vget_low_s16(u), vget_low_s16(x)), vmull_high_s16(u, x));
-        vaddq_s32(acc, vpaddq_s32(pairs(u_low, x_low), pairs(u_high, x_high)))
+        unsafe {
+            // Sixteen products in 32 bits, then sums of neighbours, twice. 255 · −128 · 2 would not fit 16 bits.
+            let (u, x) = (vreinterpretq_u8_s32(u), vreinterpretq_s8_s32(x));
+            let (u_low, u_high) =
+                (vreinterpretq_s16_u16(vmovl_u8(vget_low_u8(u))), vreinterpretq_s16_u16(vmovl_high_u8(u)));
+            let (x_low, x_high) = (vmovl_s8(vget_low_s8(x)), vmovl_high_s8(x));
+            let pairs = |u, x| vpaddq_s32(vmull_s16(vget_low_s16(u), vget_low_s16(x)), vmull_high_s16(u, x));
+            vaddq_s32(acc, vpaddq_s32(pairs(u_low, x_low), pairs(u_high, x_high)))
+        }
     }
 }

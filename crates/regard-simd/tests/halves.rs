@@ -34,15 +34,14 @@ conversion!(load_bf16: u16 => f32, s, |x, y| s.store(y, s.load_bf16(x)));
 conversion!(store_f16: f32 => u16, s, |x, y| s.store_f16(y, s.load(x)));
 conversion!(store_bf16: f32 => u16, s, |x, y| s.store_bf16(y, s.load(x)));
 
-fn half_words() -> Vec<u16> {
-    (0..=u16::MAX).collect()
-}
+/// Of how many half-words one is tested: each, but for an interpreter.
+const STEP: usize = if cfg!(miri) { 499 } else { 1 };
 
 #[test]
 fn every_half_word_is_widened() {
     let same = |a: f32, b: f32| a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan();
+    let words: Vec<u16> = (0..=u16::MAX).step_by(STEP).chain(0xFFF0..=u16::MAX).collect();
     for isa in Isa::available() {
-        let words = half_words();
         for ((word, a), b) in words.iter().zip(load_f16(isa, &words)).zip(load_bf16(isa, &words)) {
             assert!(same(a, f16::from_bits(*word).to_f32()), "f16 {word:#x} is {a} on {isa}");
             assert!(same(b, bf16::from_bits(*word).to_f32()), "bf16 {word:#x} is {b} on {isa}");
@@ -55,7 +54,7 @@ fn every_half_word_is_widened() {
 fn f16_rounds_to_nearest_even() {
     let infinity = f16::INFINITY.to_bits();
     for sign in [0, 1 << 15] {
-        for low in 0..infinity {
+        for low in (0..infinity).step_by(STEP) {
             // Past the largest number the next would be 2¹⁶, and stands for infinity.
             let [a, b] = [low, low + 1].map(|x| if x == infinity { 65536.0 } else { f16::from_bits(x).to_f32() });
             let middle = (a + b) / 2.0;

@@ -1,7 +1,5 @@
 //! Which instruction sets there are, what they are called, and the setting that forces one.
 
-use std::process::{Command, Output};
-
 use regard_simd::{Isa, Kernel, Simd};
 
 #[test]
@@ -42,44 +40,51 @@ fn report() {
     }
 }
 
-/// The output of [`report`] in a process with this setting.
+/// The setting is read once by a process: each value takes a process of its own, which Miri does not start.
 #[cfg(not(miri))]
-fn report_with(setting: Option<&std::ffi::OsStr>) -> String {
-    let program = std::env::current_exe().expect("a test has a path");
-    // Cargo's variable for what runs foreign programs, an emulator say, is set when this test came that way itself.
-    let runner = std::env::var("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER").unwrap_or_default();
-    let mut words = runner.split_whitespace().map(std::ffi::OsString::from).chain([program.into_os_string()]);
-    let mut command = Command::new(words.next().expect("at least the program"));
-    command.args(words).args(["--exact", "report", "--nocapture"]).env_remove("REGARD_ISA");
-    if let Some(setting) = setting {
-        command.env("REGARD_ISA", setting);
-    }
-    let Output { status, stdout, .. } = command.output().expect("the test starts itself");
-    assert!(status.success());
-    String::from_utf8(stdout).expect("text")
-}
+mod processes {
+    use std::ffi::{OsStr, OsString};
+    use std::process::{Command, Output};
 
-#[test]
-#[cfg(not(miri))]
-fn the_setting_forces_one() {
-    let best = Isa::available().max().expect("portable at least");
-    assert!(report_with(None).contains(&format!("took <{best}>")));
-    for isa in Isa::available() {
-        assert!(report_with(Some(isa.name().as_ref())).contains(&format!("took <{isa}>")));
-    }
-}
+    use regard_simd::Isa;
 
-#[test]
-#[cfg(not(miri))]
-fn a_wrong_setting_is_an_error_and_never_ignored() {
-    for wrong in ["sse9", "", "Portable"] {
-        let report = report_with(Some(wrong.as_ref()));
-        assert!(report.contains("refused <") && report.contains(&format!("{wrong:?}")), "{report}");
+    /// The output of [`super::report`] in a process with this setting.
+    fn report_with(setting: Option<&OsStr>) -> String {
+        let program = std::env::current_exe().expect("a test has a path");
+        // Cargo's variable for what runs foreign programs, an emulator say, is set when this test came that way itself.
+        let runner = std::env::var("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER").unwrap_or_default();
+        let mut words = runner.split_whitespace().map(OsString::from).chain([program.into_os_string()]);
+        let mut command = Command::new(words.next().expect("at least the program"));
+        command.args(words).args(["--exact", "report", "--nocapture"]).env_remove("REGARD_ISA");
+        if let Some(setting) = setting {
+            command.env("REGARD_ISA", setting);
+        }
+        let Output { status, stdout, .. } = command.output().expect("the test starts itself");
+        assert!(status.success());
+        String::from_utf8(stdout).expect("text")
     }
-    #[cfg(unix)]
-    {
-        use std::os::unix::ffi::OsStrExt;
-        let report = report_with(Some(std::ffi::OsStr::from_bytes(b"avx\xFF")));
-        assert!(report.contains("refused <"), "{report}");
+
+    #[test]
+    fn the_setting_forces_one() {
+        let best = Isa::available().max().expect("portable at least");
+        assert!(report_with(None).contains(&format!("took <{best}>")));
+        for isa in Isa::available() {
+            assert!(report_with(Some(isa.name().as_ref())).contains(&format!("took <{isa}>")));
+        }
+    }
+
+    #[test]
+    fn a_wrong_setting_is_an_error_and_never_ignored() {
+        for wrong in ["sse9", "", "Portable"] {
+            let report = report_with(Some(wrong.as_ref()));
+            assert!(report.contains("refused <") && report.contains(&format!("{wrong:?}")), "{report}");
+        }
+        #[cfg(unix)]
+        {
+            use std::os::unix::ffi::OsStrExt;
+
+            let report = report_with(Some(OsStr::from_bytes(b"avx\xFF")));
+            assert!(report.contains("refused <"), "{report}");
+        }
     }
 }

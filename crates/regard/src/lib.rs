@@ -20,8 +20,8 @@
 #![forbid(unsafe_code)]
 
 pub use regard_attention::{
-    Cache, CacheDtype, Element, Error as AttentionError, Options, Plan, Regime, Shape, State, attention, attention_with,
-    merge,
+    Cache, CacheDtype, Element, Error as AttentionError, Options, Plan, Regime, Shape, State, attention,
+    attention_with, merge,
 };
 pub use regard_kernels as kernels;
 pub use regard_masks::{self as masks, Mask};

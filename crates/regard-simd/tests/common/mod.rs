@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Floats in a block.
-pub(crate) const BLOCK: usize = 4096;
+pub(crate) const BLOCK: usize = if cfg!(miri) { 64 } else { 4096 };
 
 /// All bit patterns of positive floats, infinity and NaNs; the sign is the bit above.
 pub(crate) const POSITIVE: Range<u64> = 0..1 << 31;
