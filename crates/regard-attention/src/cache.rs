@@ -130,11 +130,10 @@ impl<E: Operand> Heads<E> {
             chunks_of(&mut self.wild, panels),
         );
         let failure = Failure::default();
-        let write = |head: usize, (k, v, wild): (&mut [E::B], &mut [E::B], &mut [u8])| {
+        pool.run(parts, |head, (k, v, wild)| {
             let mut panels = PanelsMut::<E> { size, keys: k, values: v, wild };
             failure.catch(|| Ok(panels.write(kernels, at, keys.rows(0, head), values.rows(0, head))?));
-        };
-        pool.run(parts, write);
+        });
         failure.into_result()
     }
 
@@ -296,6 +295,17 @@ impl Plan {
             Store::F16(heads) => self.fold_cached(q, heads, out, lse, scratch, pool),
             Store::Bf16(heads) => self.fold_cached(q, heads, out, lse, scratch, pool),
         }
+    }
+
+    /// The scratch that [`Plan::run_cached`] takes from its arena, on a pool of so many threads.
+    pub fn need_cached(&self, cache: &Cache, threads: usize) -> Need {
+        let Shape { heads, kv_heads, queries, .. } = self.shape;
+        let fold = match &cache.store {
+            Store::F32(heads) => Fold::<F32>::new(self, heads.size).need(kv_heads, threads),
+            Store::F16(heads) => Fold::<F16>::new(self, heads.size).need(kv_heads, threads),
+            Store::Bf16(heads) => Fold::<Bf16>::new(self, heads.size).need(kv_heads, threads),
+        };
+        fold.and(Need::of::<f32>(heads * queries))
     }
 
     fn fold_cached<T: Element, E: Operand>(

@@ -126,7 +126,7 @@ impl Plan {
             let (size, chunks) = (fold.size, room.panels / room.chunk);
             let parts = (
                 chunks_of(packed.keys, room.chunk * size.keys),
-                chunks_of(packed.values, (room.chunk * size.values).max(1)),
+                chunks_of(packed.values, room.chunk * size.values.max(1)),
                 chunks_of(packed.wild, room.chunk),
             );
             let failure = Failure::default();

@@ -156,23 +156,27 @@ impl<'p, E: Operand> Fold<'p, E> {
     ) -> Result<(), Error> {
         let (plan, group) = (self.plan, self.group);
         let queries = block * self.block..((block + 1) * self.block).min(plan.shape.queries);
-        let rows = queries.len() * group;
-        let first_tile = queries.start * group / ROWS;
-        let tiles = first_tile..first_tile + rows.div_ceil(ROWS);
-        let (in_query, in_softmax) = plan.factors(E::DEPTH > 1);
+        let first_in_out = if out.shape()[2] == queries.len() { queries.start } else { 0 };
+        let all_rows = queries.end * group;
+        let all_tiles = queries.start * group / ROWS..all_rows.div_ceil(ROWS);
+        let (in_query, in_softmax) = plan.factors(E::DEPTH > 1 || size_of::<T>() < size_of::<f32>());
 
-        let mut work = QueryBlock::<E>::take(frame, tiles.len(), self.size);
-        for row in 0..rows {
-            let packed = &mut work.queries[row * self.size.steps..][..self.size.steps];
-            plan.kernels.pack_query::<E, T>(query(queries.start + row / group, row % group), in_query, packed)?;
-        }
-        let panels = plan.split(split);
-        let job = Job { kernels: plan.kernels, head, layout: &plan.layout, tiles, panels, factor: in_softmax };
-        job.fold(&mut work)?;
-        let base = if out.shape()[2] == queries.len() { 0 } else { queries.start };
-        for row in 0..rows {
-            let (i, g) = (base + row / group, row % group);
-            lse.rows_mut(0, g).row_mut(i)[0] = work.finish(plan.kernels, row, out.rows_mut(0, g).row_mut(i))?;
+        // More than once where a few queries of a large group are more tiles than are folded together.
+        for first_tile in all_tiles.clone().step_by(TILES) {
+            let tiles = first_tile..all_tiles.end.min(first_tile + TILES);
+            let rows = tiles.start * ROWS..all_rows.min(tiles.end * ROWS);
+            let mut work = QueryBlock::<E>::take(&mut frame.scope(), tiles.len(), self.size);
+            for (at, row) in rows.clone().enumerate() {
+                let packed = &mut work.queries[at * self.size.steps..][..self.size.steps];
+                plan.kernels.pack_query::<E, T>(query(row / group, row % group), in_query, packed)?;
+            }
+            let panels = plan.split(split);
+            let job = Job { kernels: plan.kernels, head, layout: &plan.layout, tiles, panels, factor: in_softmax };
+            job.fold(&mut work)?;
+            for (at, row) in rows.enumerate() {
+                let (i, g) = (row / group - first_in_out, row % group);
+                lse.rows_mut(0, g).row_mut(i)[0] = work.finish(plan.kernels, at, out.rows_mut(0, g).row_mut(i))?;
+            }
         }
         Ok(())
     }

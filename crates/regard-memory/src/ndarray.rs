@@ -9,9 +9,13 @@ use crate::{Error, Result, Tensor, TensorMut};
 
 /// The strides of batch, heads and seq, if none runs backwards and `dim` is contiguous.
 ///
-/// The stride of an axis with no more than one element is never used, so it may be anything.
+/// The stride of an axis with no more than one element is never used, so it may be anything; so may all of a view without
+/// elements, which come as 0.
 fn strides(shape: [usize; 4], strides: &[isize]) -> Result<[usize; 3]> {
     let refused = || Error::Strides { tensor: "tensor", strides: strides.to_vec() };
+    if shape.contains(&0) {
+        return Ok([0; 3]);
+    }
     if shape[3] > 1 && strides[3] != 1 {
         return Err(refused());
     }

@@ -73,9 +73,10 @@ impl<'a> Attention<'a> {
         })
     }
 
-    /// Row at a time in f32, with the weights and the result rounded to `precision`: what a careful program does that
-    /// has no tiles, no vectors and no tricks.
-    pub fn plain(&self, precision: Precision) -> Attended {
+    /// Row at a time in f32, with the weights rounded to one precision, as the standard method does before it multiplies
+    /// them with values of that precision, and the result to another: what a careful program does that has no tiles, no
+    /// vectors and no tricks.
+    pub fn plain(&self, weights: Precision, result: Precision) -> Attended {
         self.each_row(|row| {
             let dot = |k: &[f32]| row.q.iter().zip(k).fold(0f32, |sum, (q, k)| sum + q * k);
             let scores: Vec<f32> = row.keys.iter().map(|k| self.scale * dot(k)).collect();
@@ -84,15 +85,14 @@ impl<'a> Attention<'a> {
             let mut sum = 0f32;
             let mut out = vec![0f32; self.dim_v];
             for (score, v) in scores.iter().zip(&row.values) {
-                let weight = (score - shift).exp();
+                let weight = weights.round((score - shift).exp());
                 sum += weight;
-                let weight = precision.round(weight);
                 out.iter_mut().zip(*v).for_each(|(o, v)| *o += weight * v);
             }
             if sum != 0.0 {
                 out.iter_mut().for_each(|o| *o /= sum);
             }
-            let out = out.into_iter().map(|o| f64::from(precision.round(o))).collect();
+            let out = out.into_iter().map(|o| f64::from(result.round(o))).collect();
             (out, f64::from(shift + sum.ln()))
         })
     }
@@ -165,10 +165,10 @@ mod tests {
         for i in 0..2 {
             assert!((exact.out[i] - out[i]).abs() < 1e-6 && (exact.lse[i] - lse[i]).abs() < 1e-7, "{exact:?}");
         }
-        let plain = call.plain(Precision::F32);
+        let plain = call.plain(Precision::F32, Precision::F32);
         assert!((plain.out[1] + 10.0).abs() < 1e-5 && (plain.out[0] - 40.0 / 3.0).abs() < 1e-5);
         // bf16 knows neither 40/3 nor a third.
-        assert_eq!(call.plain(Precision::Bf16).out[0], 13.3125);
+        assert_eq!(call.plain(Precision::F32, Precision::Bf16).out[0], 13.3125);
         assert!((call.largest_score() - 5f64.ln()).abs() < 1e-6);
         let before = Attention { offset: -1, ..call }.exact();
         assert_eq!((before.out[0], before.lse[0]), (0.0, f64::NEG_INFINITY));

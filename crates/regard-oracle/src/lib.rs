@@ -5,4 +5,4 @@ mod attention;
 mod yardstick;
 
 pub use attention::{Attended, Attention};
-pub use yardstick::{Precision, largest, within_twice_plain};
+pub use yardstick::{Precision, largest, largest_error, within_twice_plain};

@@ -1,0 +1,128 @@
+//! After the first call at a shape, calls allocate nothing.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use regard_attention::{Cache, CacheDtype, Options, Plan, Shape};
+use regard_masks::Mask;
+use regard_memory::{Arena, Tensor, TensorMut, each_of};
+use regard_simd::Isa;
+use regard_threads::Pool;
+
+/// The system's allocator, counting what the threads of the calls take from it, and not those of the test's own runner.
+struct Counting;
+
+static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
+
+thread_local! {
+    static COUNTED: Cell<bool> = const { Cell::new(false) };
+}
+
+fn count() {
+    ALLOCATIONS.fetch_add(usize::from(COUNTED.get()), Ordering::Relaxed);
+}
+
+// SAFETY: every call goes to the system's allocator as it came; the flag has no destructor and allocates nothing.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count();
+        // SAFETY: the caller's promise, passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        count();
+        // SAFETY: the caller's promise, passed on.
+        unsafe { System.realloc(pointer, layout, size) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise, passed on.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static COUNTING: Counting = Counting;
+
+/// How many allocations the counted threads make during `work`.
+fn allocations(work: impl FnOnce()) -> usize {
+    let before = ALLOCATIONS.load(Ordering::Relaxed);
+    work();
+    ALLOCATIONS.load(Ordering::Relaxed) - before
+}
+
+fn waves(len: usize) -> Vec<f32> {
+    (0..len).map(|i| (i as f32 * 0.37).sin()).collect()
+}
+
+/// Calls of every regime.
+fn runs(pool: &Pool) {
+    for (queries, keys) in [(40, 300), (300, 700), (3, 2500)] {
+        let shape = Shape { batch: 2, heads: 4, kv_heads: 2, queries, keys, dim_k: 16, dim_v: 16 };
+        let plan = Plan::new(shape, &Mask::causal(), &Options::default()).expect("a plan");
+        let (q, k) = (waves(2 * 4 * queries * 16), waves(2 * 2 * keys * 16));
+        let (mut out, mut lse) = (vec![0.0f32; q.len()], vec![0.0f32; q.len() / 16]);
+        let mut scratch = Arena::new();
+        let mut run = || {
+            let k = Tensor::contiguous(&k, [2, 2, keys, 16]).expect("a tensor");
+            plan.run(
+                Tensor::contiguous(&q, [2, 4, queries, 16]).expect("a tensor"),
+                k,
+                k,
+                TensorMut::contiguous(&mut out, [2, 4, queries, 16]).expect("a tensor"),
+                Some(TensorMut::contiguous(&mut lse, [2, 4, queries, 1]).expect("a tensor")),
+                &mut scratch,
+                pool,
+            )
+            .expect("a run");
+        };
+        assert!(allocations(&mut run) > 0, "allocations are counted");
+        assert_eq!(allocations(|| (0..3).for_each(|_| run())), 0, "{plan}");
+    }
+}
+
+/// A session from its first token past the length from which keys are split.
+fn session(dtype: CacheDtype, pool: &Pool) {
+    let (tokens, shape) = (1500, Shape { batch: 1, heads: 4, kv_heads: 2, queries: 1, keys: 1, dim_k: 16, dim_v: 16 });
+    let mask = Mask::causal() & Mask::window(Some(1200), None);
+    let mut plan = Plan::new(shape, &mask, &Options::default()).expect("a plan");
+    let mut cache = Cache::new(dtype, 2, 16, 16, tokens).expect("a cache");
+    let (q, k) = (waves(4 * 16), waves(2 * 16));
+    let mut out = vec![0.0f32; q.len()];
+    let mut scratch = Arena::new();
+
+    plan.reserve(1, tokens).expect("room");
+    plan.resize(1, tokens).expect("a layout");
+    scratch.frame(plan.need_cached(&cache, pool.threads())).expect("memory");
+    let made = allocations(|| {
+        for _ in 0..tokens {
+            let k = Tensor::contiguous(&k, [1, 2, 1, 16]).expect("a tensor");
+            cache.append(k, k, Isa::best(), pool).expect("room");
+            plan.resize(1, cache.len()).expect("a layout");
+            let q = Tensor::contiguous(&q, [1, 4, 1, 16]).expect("a tensor");
+            let out = TensorMut::contiguous(&mut out, [1, 4, 1, 16]).expect("a tensor");
+            plan.run_cached(q, &cache, out, None, &mut scratch, pool).expect("a run");
+        }
+    });
+    assert_eq!(made, 0, "{dtype:?}");
+}
+
+/// One test, as the counter is every thread's.
+#[test]
+fn calls_allocate_nothing() {
+    let pool = Pool::new(2).expect("threads");
+    Isa::best();
+    // Both take part, so that both are counted.
+    let begun = Barrier::new(2);
+    pool.run(each_of(&mut [(); 2]), |_, _| {
+        COUNTED.set(true);
+        begun.wait();
+    });
+    runs(&pool);
+    for dtype in [CacheDtype::F32, CacheDtype::F16, CacheDtype::Bf16] {
+        session(dtype, &pool);
+    }
+}

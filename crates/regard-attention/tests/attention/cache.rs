@@ -1,0 +1,92 @@
+//! Caches: however the tokens came, the result is that of the call without a cache.
+
+use proptest::prelude::*;
+use regard_attention::{Cache, CacheDtype, Error, Shape};
+use regard_simd::Isa;
+
+use crate::support::{
+    Case, DTYPES, Reference, Set, decode, numbers, on, pool, precisions_of, run_cached, seen_through, sets, tokens,
+    tries,
+};
+
+/// The last tokens of one sequence, with masks that no later token changes the meaning of.
+fn sessions() -> impl Strategy<Value = Case> {
+    let keys = prop_oneof![3 => 1..300_usize, 2 => 1025..2400_usize];
+    let dim = || prop::sample::select(vec![1, 16, 33, 64]);
+    let set = prop_oneof![
+        2 => Just(Set::Causal),
+        1 => (0..1500_usize).prop_map(Set::causal_window),
+        1 => sets().prop_map(|set| Set::And(Box::new(Set::Causal), Box::new(set))),
+    ];
+    (1..=3_usize, 1..=4_usize, keys, 1..=24_usize, dim(), dim(), set, any::<u64>()).prop_map(
+        |(kv_heads, group, keys, queries, dim_k, dim_v, set, seed)| {
+            let queries = queries.min(keys);
+            Case::of(Shape { batch: 1, heads: kv_heads * group, kv_heads, queries, keys, dim_k, dim_v }, set, seed)
+        },
+    )
+}
+
+/// Lengths of chunks: all single tokens, all at once, or anything.
+fn chunks() -> impl Strategy<Value = Vec<usize>> {
+    prop_oneof![Just(vec![1]), Just(vec![usize::MAX / 2]), prop::collection::vec(1..150_usize, 1..9)]
+}
+
+proptest! {
+    #![proptest_config(tries(24))]
+
+    #[test]
+    fn a_cache_changes_nothing(case in sessions(), chunks in chunks(), junk: bool) {
+        for dtype in DTYPES {
+            let inputs = seen_through(dtype, &case);
+            let reference = Reference::new(&case, &inputs, precisions_of(dtype));
+            for isa in Isa::available() {
+                on(isa, reference.judge(&decode(&case, &inputs, dtype, isa, &chunks, junk)))?;
+            }
+        }
+    }
+
+}
+
+#[test]
+fn a_full_cache_refuses_and_keeps_what_it_has() {
+    let shape = Shape { batch: 1, heads: 2, kv_heads: 2, queries: 5, keys: 100, dim_k: 16, dim_v: 16 };
+    let k = numbers(1, 2 * 100 * 16);
+    let all = |range| tokens(&k, [1, 2, 100, 16], range);
+    for dtype in DTYPES {
+        let mut cache = Cache::new(dtype, 2, 16, 16, 100).expect("a cache");
+        cache.append(all(0..90), all(0..90), Isa::best(), pool()).expect("room");
+        let error = cache.append(all(0..11), all(0..11), Isa::best(), pool()).expect_err("no room");
+        assert_eq!(error, Error::CacheFull { len: 90, capacity: 100, more: 11 });
+        assert_eq!((cache.len(), cache.capacity(), cache.dtype()), (90, 100, dtype));
+        // Neither has the refused append written over the last panel.
+        cache.append(all(90..100), all(90..100), Isa::best(), pool()).expect("room");
+        let case = Case::of(shape, Set::Causal, 7);
+        let bits = |cache: &Cache| run_cached(&case, &case.inputs(), cache, Isa::best()).bits();
+        let mut at_once = Cache::new(dtype, 2, 16, 16, 100).expect("a cache");
+        at_once.append(all(0..100), all(0..100), Isa::best(), pool()).expect("room");
+        assert_eq!(bits(&cache), bits(&at_once));
+    }
+}
+
+#[test]
+fn a_fork_goes_its_own_way() {
+    let shape = Shape { batch: 1, heads: 2, kv_heads: 2, queries: 1, keys: 80, dim_k: 16, dim_v: 16 };
+    let (k, other) = (numbers(1, 2 * 80 * 16), numbers(2, 2 * 80 * 16));
+    let take = |x, range| tokens(x, [1, 2, 80, 16], range);
+    let append = |cache: &mut Cache, x, range: std::ops::Range<usize>| {
+        cache.append(take(x, range.clone()), take(x, range), Isa::best(), pool()).expect("room");
+    };
+    let case = Case::of(shape, Set::Causal, 7);
+    let bits = |cache: &Cache| run_cached(&case, &case.inputs(), cache, Isa::best()).bits();
+    let mut cache = Cache::new(CacheDtype::F32, 2, 16, 16, 80).expect("a cache");
+    append(&mut cache, &k, 0..70);
+    let mut fork = cache.fork().expect("memory");
+    append(&mut cache, &k, 70..80);
+    let before = bits(&cache);
+    append(&mut fork, &other, 70..80);
+    assert_eq!(bits(&cache), before);
+    assert_ne!(bits(&fork), before);
+    fork.truncate(70);
+    append(&mut fork, &k, 70..80);
+    assert_eq!(bits(&fork), before);
+}

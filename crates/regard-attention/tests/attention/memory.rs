@@ -1,0 +1,30 @@
+//! Scratch grows with the keys, never with the pairs.
+
+use regard_attention::{Cache, CacheDtype, Options, Plan, Shape};
+use regard_masks::Mask;
+use regard_memory::{Arena, TensorMut};
+
+use crate::support::{numbers, pool, tokens};
+
+#[test]
+fn long_sequences_take_little() {
+    let (n, dim) = (65_536, 64);
+    let shape = Shape { batch: 1, heads: 1, kv_heads: 1, queries: n, keys: n, dim_k: dim, dim_v: dim };
+    let plan = |mask| Plan::new(shape, &mask, &Options::default()).expect("a plan");
+    // Scratch follows from the shape: a window takes what the triangle takes, and a second instead of a minute.
+    let window = plan(Mask::causal() & Mask::window(Some(63), None));
+    let q = numbers(1, n * dim);
+    let view = tokens(&q, [1, 1, n, dim], 0..n);
+    let mut out = vec![0.0f32; n * dim];
+    let mut scratch = Arena::new();
+    let to = TensorMut::contiguous(&mut out, [1, 1, n, dim]).expect("a tensor");
+    window.run(view, view, view, to, None, &mut scratch, pool()).expect("a run");
+    assert!(scratch.capacity() >= 2 * n * dim * 4, "keys and values are packed");
+    let limit = 64_000_000;
+    assert!(scratch.capacity() < limit, "{} bytes", scratch.capacity());
+
+    let causal = plan(Mask::causal());
+    let cache = Cache::new(CacheDtype::F32, 1, dim, dim, n).expect("a cache");
+    let need = causal.need_cached(&cache, 16).bytes();
+    assert!(need > 0 && need < limit, "{need} bytes");
+}
