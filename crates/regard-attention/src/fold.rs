@@ -76,10 +76,9 @@ impl<E: Operand> Job<'_, E> {
         }
         let live = self.tiles.len();
         let mut from = self.panels.start;
-        loop {
-            // The next block of keys that any tile keeps some of; blocks stand at fixed places, so that a row's sums
-            // do not depend on the rows beside it.
-            let Some(next) = cursors[..live].iter().filter_map(Cursor::peek).min() else { break };
+        // The next block of keys that any tile keeps some of; blocks stand at fixed places, so that a row's sums do not
+        // depend on the rows beside it.
+        while let Some(next) = cursors[..live].iter().filter_map(Cursor::peek).min() {
             from = from.max(next / BLOCK * BLOCK);
             let until = (from / BLOCK * BLOCK + BLOCK).min(self.panels.end);
             if next >= self.panels.end {

@@ -1,7 +1,7 @@
 //! Exact softmax attention for CPUs: plan, forward, decode, cache.
 //!
 //! `out = softmax(scale·Q·Kᵀ restricted to a mask)·V`, computed in tiles that never leave the caches, so that no score
-//! matrix exists. A [`Mask`] is compiled to the panels of keys that live; empty ones cost nothing.
+//! matrix exists. A [`Mask`](regard_masks::Mask) is compiled to the panels of keys that live; empty ones cost nothing.
 //!
 //! ```
 //! use ndarray::Array4;

@@ -49,12 +49,12 @@ impl Shape {
     /// # Errors
     /// [`Error::Axis`] where the heads do not form groups, or there is nothing to multiply.
     pub(crate) fn check(&self) -> Result<(), Error> {
-        let fits = if self.kv_heads == 0 { self.heads == 0 } else { self.heads % self.kv_heads == 0 };
         if self.dim_k == 0 {
             let expected = "at least 1".to_string();
             return Err(Error::Axis { tensor: "queries", axis: "dim", has: 0, expected });
         }
-        if fits {
+        // Of no heads at all, zero is a multiple too.
+        if self.heads.is_multiple_of(self.kv_heads) {
             return Ok(());
         }
         let expected = format!("a multiple of the {} key/value heads", self.kv_heads);

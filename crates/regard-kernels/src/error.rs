@@ -27,3 +27,10 @@ pub enum Error {
     #[error(transparent)]
     Memory(#[from] regard_memory::Error),
 }
+
+impl Error {
+    /// Whether a slice holds what a kernel reads or writes. Longer is fine: a buffer may be used for less than it holds.
+    pub(crate) fn check_length(name: &'static str, has: usize, expected: usize) -> Result<(), Error> {
+        if has >= expected { Ok(()) } else { Err(Error::Length { name, has, expected }) }
+    }
+}

@@ -13,8 +13,9 @@ const STAGE: usize = 16;
 /// Dimensions that are staged at once.
 const STAGE_DIMS: usize = 64;
 
-fn check(name: &'static str, has: usize, expected: usize) -> Result<(), Error> {
-    if has >= expected { Ok(()) } else { Err(Error::Length { name, has, expected }) }
+/// Words that hold `n` rows from row `at` on, `together` of them taking `size` words.
+fn words(at: usize, n: usize, together: usize, size: usize) -> usize {
+    at.saturating_add(n).div_ceil(together).saturating_mul(size)
 }
 
 impl Kernels {
@@ -32,7 +33,7 @@ impl Kernels {
         panels: &mut [E::B],
     ) -> Result<(), Error> {
         let steps = keys.cols().div_ceil(E::DEPTH);
-        check("key panels", panels.len(), (at + keys.rows()).div_ceil(PANEL) * steps * PANEL)?;
+        Error::check_length("key panels", panels.len(), words(at, keys.rows(), PANEL, steps.saturating_mul(PANEL)))?;
         self.isa().run(PackKeys::<E, T> { keys, at, steps, panels });
         Ok(())
     }
@@ -52,10 +53,10 @@ impl Kernels {
         packed: &mut [E::B],
         width: usize,
     ) -> Result<bool, Error> {
-        if width < values.cols() || width % COLUMNS != 0 {
+        if width < values.cols() || !width.is_multiple_of(COLUMNS) {
             return Err(Error::Size { name: "value width", has: width, expected: "a multiple of 16, d_v at least" });
         }
-        check("values", packed.len(), (at + values.rows()).div_ceil(E::DEPTH) * width)?;
+        Error::check_length("values", packed.len(), words(at, values.rows(), E::DEPTH, width))?;
         Ok(self.isa().run(PackValues::<E, T> { values, at, packed, width }))
     }
 
@@ -64,7 +65,7 @@ impl Kernels {
     /// # Errors
     /// `out` does not hold `⌈d_k / DEPTH⌉` words.
     pub fn pack_query<E: Operand, T: Number>(self, row: &[T], factor: f32, out: &mut [E::A]) -> Result<(), Error> {
-        check("packed query", out.len(), row.len().div_ceil(E::DEPTH))?;
+        Error::check_length("packed query", out.len(), row.len().div_ceil(E::DEPTH))?;
         E::run(self.isa(), PackQuery::<E, T> { row, factor, out });
         Ok(())
     }
@@ -84,8 +85,8 @@ impl Kernels {
         width: usize,
         out: &mut [T],
     ) -> Result<f32, Error> {
-        check("sums", sums.len(), ROWS * width)?;
-        check("width", width, out.len())?;
+        Error::check_length("sums", sums.len(), ROWS.saturating_mul(width))?;
+        Error::check_length("width", width, out.len())?;
         if r >= ROWS {
             return Err(Error::Size { name: "row", has: r, expected: "less than 6" });
         }

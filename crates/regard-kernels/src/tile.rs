@@ -25,12 +25,15 @@ pub struct ScoreTile<'a> {
 impl<'a> ScoreTile<'a> {
     /// Words of buffer that a tile of `keys` keys needs.
     pub const fn words(keys: usize) -> usize {
-        ROWS * Self::stride(keys)
+        ROWS.saturating_mul(Self::stride(keys))
     }
 
     /// Words from row to row. Not a multiple of a page's fraction, so that rows do not crowd into the same cache sets.
     const fn stride(keys: usize) -> usize {
-        keys.next_multiple_of(PANEL) + COLUMNS
+        match keys.checked_next_multiple_of(PANEL) {
+            Some(keys) => keys.saturating_add(COLUMNS),
+            None => usize::MAX,
+        }
     }
 
     /// An empty tile for blocks of at most `keys` keys.
@@ -38,7 +41,7 @@ impl<'a> ScoreTile<'a> {
     /// # Errors
     /// The buffer does not hold [`ScoreTile::words`]`(keys)`.
     pub fn new(buffer: &'a mut [f32], keys: usize) -> Result<Self, Error> {
-        check("score tile", buffer.len(), Self::words(keys))?;
+        Error::check_length("score tile", buffer.len(), Self::words(keys))?;
         Ok(ScoreTile { words: buffer, stride: Self::stride(keys), columns: 0, maxima: [[f32::NEG_INFINITY; 16]; ROWS] })
     }
 
@@ -71,11 +74,6 @@ impl Default for RowState {
     fn default() -> Self {
         RowState { max: [f32::NEG_INFINITY; COLUMNS], sum: [0.0; COLUMNS], correction: [1.0; COLUMNS] }
     }
-}
-
-/// Longer is fine: a buffer may be used for less than it holds.
-fn check(name: &'static str, has: usize, expected: usize) -> Result<(), Error> {
-    if has >= expected { Ok(()) } else { Err(Error::Length { name, has, expected }) }
 }
 
 fn check_rows(rows: usize) -> Result<(), Error> {
@@ -118,13 +116,13 @@ impl Kernels {
         tile: &mut ScoreTile<'_>,
     ) -> Result<(), Error> {
         check_rows(rows)?;
-        check("queries", queries.len(), ROWS * steps)?;
-        let panel = steps * PANEL;
-        let count = if panel == 0 { 0 } else { panels.len() / panel };
-        check("key panels", panels.len(), count * panel)?;
+        Error::check_length("queries", queries.len(), ROWS.saturating_mul(steps))?;
+        let panel = steps.saturating_mul(PANEL);
+        let count = panels.len().checked_div(panel).unwrap_or(0);
+        Error::check_length("key panels", panels.len(), count * panel)?;
         let (mut bits, mut columns) = ([u64::MAX; ROWS], count * PANEL);
         if let Some(live) = live {
-            check("live bits", live.len(), rows)?;
+            Error::check_length("live bits", live.len(), rows)?;
             if count != 1 {
                 return Err(Error::Size { name: "key panels with live bits", has: count, expected: "exactly 1" });
             }
@@ -134,7 +132,7 @@ impl Kernels {
             columns = (u64::BITS - last.leading_zeros()) as usize;
             columns = columns.next_multiple_of(COLUMNS);
         }
-        check("score tile", tile.stride, tile.columns + columns)?;
+        Error::check_length("score tile", tile.stride, tile.columns + columns)?;
         let score = Score::<E> { rows, steps, queries, panels, bits, masked: live.is_some(), columns, tile };
         E::run(self.isa(), score);
         Ok(())
@@ -179,13 +177,13 @@ impl Kernels {
     ) -> Result<(), Error> {
         check_rows(rows)?;
         let steps = keys.div_ceil(E::DEPTH);
-        check("tile columns", tile.columns, (at + keys).next_multiple_of(E::DEPTH).min(at + keys))?;
-        check("values", values.len(), steps * width)?;
-        check("out", out.len(), ROWS * width)?;
-        if width % COLUMNS != 0 {
+        Error::check_length("tile columns", tile.columns, at.saturating_add(keys))?;
+        Error::check_length("values", values.len(), steps.saturating_mul(width))?;
+        Error::check_length("out", out.len(), ROWS.saturating_mul(width))?;
+        if !width.is_multiple_of(COLUMNS) {
             return Err(Error::Size { name: "value width", has: width, expected: "a multiple of 16" });
         }
-        if at % E::DEPTH != 0 {
+        if !at.is_multiple_of(E::DEPTH) {
             return Err(Error::Size { name: "first column", has: at, expected: "a whole number of steps" });
         }
         let correction = std::mem::replace(&mut state.correction, [1.0; COLUMNS]);
@@ -210,8 +208,11 @@ impl Kernels {
         out: &mut [f32],
     ) -> Result<(), Error> {
         check_rows(live.len())?;
-        check("values", values.len(), PANEL / E::DEPTH * width)?;
-        check("out", out.len(), ROWS * width)?;
+        let last = live.iter().fold(0, |all, row| all | row);
+        let seen = (u64::BITS - last.leading_zeros()) as usize;
+        Error::check_length("tile columns", tile.columns, at.saturating_add(seen))?;
+        Error::check_length("values", values.len(), (PANEL / E::DEPTH).saturating_mul(width))?;
+        Error::check_length("out", out.len(), ROWS.saturating_mul(width))?;
         let correction = std::mem::replace(&mut state.correction, [1.0; COLUMNS]);
         for (r, &bits) in live.iter().enumerate() {
             let scores = &tile.words[r * tile.stride..][..tile.columns];
@@ -346,11 +347,11 @@ impl<E: Operand> Kernel for Softmax<'_, '_, E> {
                 s.store(state.correction[at..].as_mut_ptr(), correction);
             }
         }
-        for r in 0..rows {
+        for (r, &shift) in shift.iter().enumerate().take(rows) {
             let row = tile.words[r * tile.stride..][..tile.columns].as_mut_ptr();
             // SAFETY: the row holds `columns` scores, a multiple of 16; weights are no wider than scores, so that
             // writing them never overtakes the reading.
-            let sum = unsafe { weigh::<S, E>(s, row, tile.columns, factor, shift[r]) };
+            let sum = unsafe { weigh::<S, E>(s, row, tile.columns, factor, shift) };
             state.sum[r] = state.sum[r] * state.correction[r] + sum;
         }
     }

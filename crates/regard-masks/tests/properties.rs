@@ -129,7 +129,7 @@ fn expand(layout: &BlockLayout, t: usize) -> Vec<Vec<bool>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1000))]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(if cfg!(miri) { 4 } else { 1000 }) })]
 
     #[test]
     fn runs_are_the_definition(set in sets(), p in -120..420_i64, n_k in key_counts()) {

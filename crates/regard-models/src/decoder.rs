@@ -51,6 +51,15 @@ const VALUES: usize = 2;
 const GATE: usize = 0;
 const UP: usize = 1;
 
+/// Where the tokens of a step stand, as a block's attention sees it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Positions<'a> {
+    /// Their queries against all keys up to them.
+    pub(crate) plan: &'a Plan,
+    /// Their rotary turns, `[tokens, rotary dims]`.
+    pub(crate) turns: Rows<'a, f32>,
+}
+
 impl Decoder {
     /// `stream[i] = embedding[tokens[i]]`.
     pub(crate) fn embed(&self, tokens: &[u32], mut stream: RowsMut<'_, f32>) -> Result<()> {
@@ -74,15 +83,13 @@ impl Decoder {
         normed.and(mixer.or(feed_forward))
     }
 
-    /// `stream += out(attention(qkv(norm(stream))))`, the keys and values going through the cache. `turns` are the rotary
-    /// turns of the tokens' positions.
+    /// `stream += out(attention(qkv(norm(stream))))`, the keys and values going through the cache.
     pub(crate) fn mix(
         &self,
         index: usize,
         mut stream: RowsMut<'_, f32>,
         cache: &mut Cache,
-        plan: &Plan,
-        turns: Rows<'_, f32>,
+        positions: Positions<'_>,
         frame: &mut Frame<'_>,
         scratch: &mut Arena,
     ) -> Result<()> {
@@ -103,9 +110,9 @@ impl Decoder {
         });
         self.for_rows(RowsMut::contiguous(heads_of_all, rows, stride)?, |row, all| {
             let order = attention.rotary.order;
-            rotated
-                .iter()
-                .try_for_each(|heads| self.kernels.rotate(order, turns.row(row), dim_k, &mut all[heads.clone()]))
+            rotated.iter().try_for_each(|heads| {
+                self.kernels.rotate(order, positions.turns.row(row), dim_k, &mut all[heads.clone()])
+            })
         })?;
         let view = |member: usize, heads: usize, dim: usize| {
             let from = weights.qkv.start(member);
@@ -114,7 +121,7 @@ impl Decoder {
         cache.append(view(KEYS, kv_heads, dim_k)?, view(VALUES, kv_heads, dim_v)?, self.kernels.isa(), &self.pool)?;
         let mixed = frame.take::<f32>(rows * heads * dim_v);
         let out = TensorMut::new(mixed, [1, heads, rows, dim_v], [0, dim_v, heads * dim_v])?;
-        plan.run_cached(view(QUERIES, heads, dim_k)?, cache, out, None, scratch, &self.pool)?;
+        positions.plan.run_cached(view(QUERIES, heads, dim_k)?, cache, out, None, scratch, &self.pool)?;
         let mixed = Rows::contiguous(mixed, rows, heads * dim_v)?;
         weights.out.apply(self.kernels, &self.pool, mixed, stream.reborrow(), Epilogue::Add, frame)
     }

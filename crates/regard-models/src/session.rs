@@ -4,7 +4,7 @@ use regard_attention::{Cache, CacheDtype, Options, Plan, Shape};
 use regard_kernels::Rotary;
 use regard_memory::{AlignedBuffer, Arena, Rows, RowsMut};
 
-use crate::decoder::Decoder;
+use crate::decoder::{Decoder, Positions};
 use crate::description::{self, Attention, Mixer};
 use crate::model::Model;
 use crate::{Error, Result};
@@ -189,8 +189,9 @@ impl<'m> Session<'m> {
             let known = self.plans.iter().find(|known| known.attention == *attention);
             let known = known.expect("every block's plan is made with the session");
             let turns = Rows::contiguous(&known.turns[..rows * known.rotary.dims()], rows, known.rotary.dims())?;
+            let positions = Positions { plan: &known.plan, turns };
             let mut frame = self.arena.frame(decoder.block_need(index, rows))?;
-            decoder.mix(index, stream.reborrow(), cache, &known.plan, turns, &mut frame.scope(), &mut self.scratch)?;
+            decoder.mix(index, stream.reborrow(), cache, positions, &mut frame.scope(), &mut self.scratch)?;
             decoder.feed_forward(index, stream.reborrow(), &mut frame.scope())?;
         }
         self.len += rows;

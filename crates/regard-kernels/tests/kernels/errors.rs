@@ -2,7 +2,8 @@
 
 use proptest::prelude::*;
 use regard_kernels::{
-    ActivationBlock, ActivationKind, Activations, Epilogue, Error, Kernels, QuantizedRows, Weight, WeightFormat,
+    ActivationBlock, ActivationKind, Activations, Epilogue, Error, F32, Kernels, QuantizedRows, RowState, ScoreTile,
+    Weight, WeightFormat,
 };
 use regard_memory::{Rows, RowsMut};
 use regard_simd::Isa;
@@ -146,4 +147,41 @@ proptest! {
             Err(error) => prop_assert!(false, "{}", error),
         }
     }
+}
+
+#[test]
+fn sizes_whose_products_wrap_are_refused() {
+    let kernels = kernels();
+    let half = 1usize << 63;
+    let mut words = vec![0.0f32; ScoreTile::words(64)];
+    assert!(ScoreTile::new(&mut words, half).is_err());
+    assert!(ScoreTile::new(&mut words, usize::MAX).is_err());
+
+    let mut tile = ScoreTile::new(&mut words, 64).unwrap();
+    let (queries, panel) = (vec![0.0f32; 6], vec![0.0f32; 64]);
+    for steps in [half + 1, half / 32 + 1, usize::MAX] {
+        assert!(kernels.score::<F32>(6, steps, &queries, &panel, None, &mut tile).is_err(), "{steps} steps");
+    }
+    kernels.score::<F32>(6, 1, &queries, &panel, None, &mut tile).unwrap();
+
+    let (mut state, mut out) = (RowState::default(), vec![0.0f32; 6 * 16]);
+    let values = vec![0.0f32; 64 * 16];
+    for (at, keys) in [(usize::MAX - 15, 16), (0, usize::MAX), (16, 49)] {
+        let result = kernels.accumulate::<F32>(6, &tile, (at, keys), &values, 16, &mut state, &mut out);
+        assert!(result.is_err(), "keys {at} and {keys} more");
+    }
+    for width in [half / 2, usize::MAX - 15] {
+        let result = kernels.accumulate::<F32>(6, &tile, (0, 64), &values, width, &mut state, &mut out);
+        assert!(result.is_err(), "width {width}");
+    }
+    for at in [1, 64, usize::MAX - 15] {
+        let result = kernels.accumulate_kept::<F32>(&[1 << 63], &tile, at, &values, 16, &mut state, &mut out);
+        assert!(result.is_err(), "a kept key {at} + 63");
+    }
+    let keys = Rows::contiguous(&queries, 6, 1).unwrap();
+    for at in [59, usize::MAX - 5, usize::MAX] {
+        assert!(kernels.pack_keys::<F32, f32>(keys, at, &mut panel.clone()).is_err(), "keys from {at}");
+        assert!(kernels.pack_values::<F32, f32>(keys, at, &mut panel.clone(), 16).is_err(), "values from {at}");
+    }
+    assert!(kernels.finish::<f32>(&state, 0, &out, half, &mut [0.0]).is_err());
 }
