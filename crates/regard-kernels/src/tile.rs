@@ -12,7 +12,7 @@ pub const COLUMNS: usize = 16;
 
 /// The scores of `ROWS` query rows against a block of keys, then their softmax weights.
 ///
-/// The buffer is the caller's: `ROWS` rows of [`ScoreTile::stride`] words for a block of some number of keys.
+/// The buffer is the caller's: [`ScoreTile::words`] for a block of some number of keys.
 #[derive(Debug)]
 pub struct ScoreTile<'a> {
     words: &'a mut [f32],
