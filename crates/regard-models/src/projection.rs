@@ -92,17 +92,32 @@ impl Projection {
             });
         }
         let blocks = &*blocks;
-        pool.run(out.column_parts(PANEL), |panel, out| {
-            let member = self.members.iter().rfind(|member| member.first <= panel).expect("the first starts at 0");
-            let panels = panel - member.first..panel - member.first + 1;
-            let (rows, live) = (out.rows(), member.weight.columns(panels.clone()).len());
-            let activations = match member.weight.format().is_quantized() {
-                true => QuantizedRows::new(blocks, x.rows(), x.cols()).map(Activations::Quantized),
-                false => Ok(Activations::F32(x)),
-            };
-            let out = out.block(0..rows, 0..live);
-            failure.note(activations.and_then(|x| kernels.linear(&member.weight, panels, x, out, epilogue)));
+        let together = panels_together(self.columns().div_ceil(PANEL), x.rows(), pool.threads());
+        pool.run(out.column_parts(together * PANEL), |part, mut out| {
+            let (rows, panels) = (out.rows(), part * together..(part + 1) * together);
+            for member in &self.members {
+                let from = panels.start.max(member.first);
+                let until = panels.end.min(member.first + member.weight.panels());
+                if from >= until {
+                    continue;
+                }
+                let of_member = from - member.first..until - member.first;
+                let first = (from - panels.start) * PANEL;
+                let live = first..first + member.weight.columns(of_member.clone()).len();
+                let activations = match member.weight.format().is_quantized() {
+                    true => QuantizedRows::new(blocks, x.rows(), x.cols()).map(Activations::Quantized),
+                    false => Ok(Activations::F32(x)),
+                };
+                let out = out.reborrow().block(0..rows, live);
+                failure.note(activations.and_then(|x| kernels.linear(&member.weight, of_member, x, out, epilogue)));
+            }
         });
         failure.into_result()
     }
+}
+
+/// Neighbouring panels of a task. Of a single row's weights every thread reads one stretch, as memory likes it; of many
+/// rows' the smallest tasks leave the least to wait for.
+fn panels_together(panels: usize, rows: usize, threads: usize) -> usize {
+    if rows == 1 { panels.div_ceil(threads).max(1) } else { 1 }
 }
