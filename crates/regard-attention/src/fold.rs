@@ -8,9 +8,10 @@ use regard_memory::{Frame, Need};
 
 use crate::panels::{PanelSize, Panels};
 
-/// Panels that one softmax goes over: 512 keys. Fewer pay for more rescaling of the sums (128 keys: −9% on the dense
-/// 2048 case of a Zen 5), more leave the first-level cache (the scores of a tile are 12 KiB).
-pub(crate) const BLOCK: usize = 8;
+/// Panels that one softmax goes over: 1024 keys. Fewer pay for more rescaling of the sums (on the dense 2048 case of a
+/// Zen 5, 128 keys −9%, 512 keys −2%); with more, keys and values of a block (512 KiB in f32, heads of 64) would leave the
+/// second-level cache.
+pub(crate) const BLOCK: usize = 16;
 
 /// Query tiles that go over a block of keys while the second-level cache holds it: 96 rows.
 pub(crate) const TILES: usize = 16;

@@ -12,7 +12,7 @@ use crate::{Error, Shape};
 
 /// Panels of a split: 1024 keys. A split is long enough that merging it (a row of `dim_v`) costs under a percent, and
 /// short enough that a single head of 4096 keys keeps four cores busy.
-const SPLIT: usize = 2 * BLOCK;
+const SPLIT: usize = BLOCK;
 
 /// Keys up to which a task packs a head for itself: its panels then stay in that core's second-level cache (512 keys of
 /// 64 dimensions are 256 KiB of keys and values), and no core waits for another's packing.
