@@ -32,7 +32,7 @@ impl CacheDtype {
 
 /// The keys and values of one sequence and layer, up to a fixed number of tokens.
 ///
-/// Memory is reserved for all tokens but only what is written to becomes resident.
+/// Memory is reserved for all tokens, but only what is written to becomes resident (of a fork all, where it is copied).
 ///
 /// ```
 /// use regard_attention::{Cache, CacheDtype, Options, Plan, Shape};
@@ -265,7 +265,7 @@ impl Cache {
 }
 
 impl Plan {
-    /// Computes attention over a cache: `q [1, heads, queries, dim_k]` gives `out [1, heads, queries, dim_v]`, and where
+    /// Computes attention over a cache, for a plan of one batch entry: `q [1, heads, queries, dim_k]` gives `out [1, heads, queries, dim_v]`, and where
     /// asked `lse [1, heads, queries, 1]`. The plan's number of keys is the cache's length, see [`Plan::resize`].
     ///
     /// # Errors
@@ -279,15 +279,15 @@ impl Plan {
         scratch: &mut Arena,
         pool: &Pool,
     ) -> Result<(), Error> {
-        let Shape { heads, kv_heads, queries, keys, dim_k, dim_v, .. } = self.shape;
+        let Shape { batch, heads, kv_heads, queries, keys, dim_k, dim_v } = self.shape;
         expect("queries", q.shape(), [1, heads, queries, dim_k])?;
-        expect("cache", [1, cache.kv_heads, cache.len, cache.dim_k], [1, kv_heads, keys, dim_k])?;
+        expect("cache", [1, cache.kv_heads, cache.len, cache.dim_k], [batch, kv_heads, keys, dim_k])?;
         expect("cached values", [1, cache.kv_heads, cache.len, cache.dim_v], [1, kv_heads, keys, dim_v])?;
         expect("out", out.shape(), [1, heads, queries, dim_v])?;
         if let Some(lse) = &lse {
             expect("lse", lse.shape(), [1, heads, queries, 1])?;
         }
-        if queries == 0 {
+        if heads * queries == 0 {
             return Ok(());
         }
         match &cache.store {

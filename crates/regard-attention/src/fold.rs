@@ -77,8 +77,8 @@ impl<E: Operand> Job<'_, E> {
         }
         let live = self.tiles.len();
         let mut from = self.panels.start;
-        // The next block of keys that any tile keeps some of; blocks stand at fixed places, so that a row's sums do not
-        // depend on the rows beside it.
+        // The next block of keys that any tile keeps some of. Blocks stand at fixed places: where a tile's keys are cut does
+        // not depend on the tiles beside it.
         while let Some(next) = cursors[..live].iter().filter_map(Cursor::peek).min() {
             from = from.max(next / BLOCK * BLOCK);
             let until = (from / BLOCK * BLOCK + BLOCK).min(self.panels.end);

@@ -84,7 +84,7 @@ impl Plan {
     ) -> Result<(), Error> {
         let Shape { batch, heads, kv_heads, queries, keys, dim_k, dim_v } = self.shape;
         let all = batch * kv_heads;
-        if all * queries == 0 {
+        if all * heads * queries == 0 {
             return Ok(());
         }
         let fold = Fold::<E>::new(self, PanelSize::of::<E>(dim_k, dim_v));

@@ -18,8 +18,10 @@ pub(crate) struct PanelSize {
 
 impl PanelSize {
     pub(crate) fn of<E: Operand>(dim_k: usize, dim_v: usize) -> PanelSize {
-        let (steps, width) = (dim_k.div_ceil(E::DEPTH), dim_v.next_multiple_of(COLUMNS));
-        PanelSize { steps, width, keys: steps * PANEL, values: PANEL / E::DEPTH * width }
+        // What no memory holds saturates, and is refused where memory is asked for.
+        let (steps, width) = (dim_k.div_ceil(E::DEPTH), dim_v.checked_next_multiple_of(COLUMNS).unwrap_or(usize::MAX));
+        let (keys, values) = (steps.saturating_mul(PANEL), width.saturating_mul(PANEL / E::DEPTH));
+        PanelSize { steps, width, keys, values }
     }
 }
 

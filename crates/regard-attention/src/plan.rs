@@ -75,8 +75,9 @@ impl Plan {
             None => Isa::from_environment()?,
         };
         let scale = options.scale.unwrap_or(1.0 / (shape.dim_k.max(1) as f32).sqrt());
-        if !scale.is_finite() {
-            return Err(Error::Option { option: "scale", has: f64::from(scale), expected: "a finite number" });
+        if !((f64::from(scale) * LOG2_E) as f32).is_finite() {
+            let expected = "a number that is finite, times log2(e) too";
+            return Err(Error::Option { option: "scale", has: f64::from(scale), expected });
         }
         let layout = BlockLayout::new();
         let kernels = Kernels::new(isa);
@@ -89,10 +90,16 @@ impl Plan {
     /// the layout's capacity suffices.
     ///
     /// # Errors
-    /// The layout cannot be compiled.
+    /// The layout cannot be compiled; the plan stays as it was.
     pub fn resize(&mut self, queries: usize, keys: usize) -> Result<(), Error> {
+        let before = self.shape;
         (self.shape.queries, self.shape.keys) = (queries, keys);
-        self.compile()
+        let compiled = self.compile();
+        if compiled.is_err() {
+            self.shape = before;
+            self.compile()?;
+        }
+        compiled
     }
 
     /// Makes room for layouts of up to this many queries and keys: [`Plan::resize`] within them allocates nothing.
@@ -128,7 +135,7 @@ impl Plan {
         self.layout.live_pairs()
     }
 
-    /// Floating-point operations of a call: four for each live pair, head and dimension (two where `dim_k ≠ dim_v`).
+    /// Floating-point operations of a call: for each live pair and head two for each dimension of a key, and of a value.
     pub fn flops(&self) -> f64 {
         let Shape { batch, heads, dim_k, dim_v, .. } = self.shape;
         2.0 * self.live_pairs() as f64 * (batch * heads * (dim_k + dim_v)) as f64

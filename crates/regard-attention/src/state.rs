@@ -45,7 +45,11 @@ impl State {
 ///
 /// With `m = max(a, b)`: `out = (e^(a−m)·out_a + e^(b−m)·out_b) / (e^(a−m) + e^(b−m))`, `lse = m + ln(…)`. Two rows
 /// that have seen no key make one that has seen none.
+///
+/// # Panics
+/// The rows differ in length.
 pub fn merge(out: &mut [f32], lse: f32, other: &[f32], other_lse: f32) -> f32 {
+    assert_eq!(out.len(), other.len(), "rows of different lengths");
     if other_lse == f32::NEG_INFINITY {
         return lse;
     }

@@ -2,7 +2,6 @@
 
 use std::io::{self, IsTerminal};
 use std::process;
-use std::sync::Once;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::output::say;
@@ -15,7 +14,19 @@ const LISTENING: usize = 1;
 const PRESSED: usize = 2;
 
 static STATE: AtomicUsize = AtomicUsize::new(IDLE);
-static INSTALLED: Once = Once::new();
+
+/// From now on Ctrl-C is said before it ends the process, and can be listened to.
+pub(crate) fn install() {
+    // Where no handler can be installed Ctrl-C keeps its usual meaning, which is good enough.
+    let _ = ctrlc::set_handler(|| {
+        if STATE.compare_exchange(LISTENING, PRESSED, Ordering::SeqCst, Ordering::SeqCst).is_err() {
+            // The message is not to stand behind the `^C` of a terminal.
+            let start = if io::stderr().is_terminal() { "\n" } else { "" };
+            say!("{start}stopped by Ctrl-C");
+            process::exit(130);
+        }
+    });
+}
 
 /// While this lives, the first Ctrl-C is only noted, and its owner ends what it does.
 pub(crate) struct Listener(());
@@ -23,19 +34,6 @@ pub(crate) struct Listener(());
 impl Listener {
     /// Starts to listen. There is one listener at a time.
     pub(crate) fn new() -> Self {
-        INSTALLED.call_once(|| {
-            // Where no handler can be installed Ctrl-C keeps its usual meaning, which is good enough.
-            let _ = ctrlc::set_handler(|| {
-                let heard = STATE.compare_exchange(LISTENING, PRESSED, Ordering::SeqCst, Ordering::SeqCst);
-                if heard.is_err() {
-                    if io::stderr().is_terminal() {
-                        // The shell's prompt is not to stand behind the `^C`.
-                        say!("");
-                    }
-                    process::exit(130);
-                }
-            });
-        });
         STATE.store(LISTENING, Ordering::SeqCst);
         Self(())
     }

@@ -74,6 +74,7 @@ impl Command {
 }
 
 fn main() -> ExitCode {
+    interrupt::install();
     match Cli::parse().command.run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

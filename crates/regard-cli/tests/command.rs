@@ -4,6 +4,7 @@ mod support;
 
 use std::fs::{self, File};
 use std::io::Read;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
@@ -233,6 +234,66 @@ fn ctrl_c_ends_the_text_and_says_so() {
     assert_eq!(Some(130), output.status.code());
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert!(stderr.contains("tokens/s") && stderr.contains("stopped by Ctrl-C"), "{stderr}");
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_ends_what_nobody_listens_in_and_says_so() {
+    let place = Place::new();
+    // A pull that waits for a server that never answers.
+    let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", server.local_addr().unwrap());
+    let mut child = regard(place.folder.path())
+        .args(["pull", "smollm2-135m-instruct"])
+        .env("HF_ENDPOINT", endpoint)
+        .env_remove("HF_HUB_OFFLINE")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let _asked = server.accept().unwrap();
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    assert_eq!(Some(130), child.wait().unwrap().code());
+    let mut stderr = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+    assert!(stderr.contains("stopped by Ctrl-C"), "{stderr}");
+}
+
+/// Pages of the file are let go once they are repacked.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_text_takes_less_than_twice_the_files_memory() {
+    let data = std::env::var_os("REGARD_TEST_DATA")
+        .map_or_else(|| [env!("CARGO_MANIFEST_DIR"), "../../target/test-data"].iter().collect(), PathBuf::from);
+    let model = data.join("SmolLM2-135M-Instruct.Q4_1.gguf");
+    let Ok(file) = fs::metadata(&model) else {
+        eprintln!("SKIPPED: {} is absent; scripts/fetch-test-data fetches it", model.display());
+        return;
+    };
+    let folder = tempfile::TempDir::new().unwrap();
+    // A prompt of some 700 tokens, so that prompts of many rows are in the figure too.
+    let prompt = "The whale swam past the ship and the men on it did not see her. ".repeat(45);
+    let mut child = regard(folder.path())
+        .args(["generate", "--raw", "--max-tokens", "20", "--context", "2048", "--cache-dtype", "bf16", "--model"])
+        .arg(&model)
+        .arg(&prompt)
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let status = format!("/proc/{}/status", child.id());
+    let mut most = 0;
+    while child.try_wait().unwrap().is_none() {
+        let text = fs::read_to_string(&status).unwrap_or_default();
+        let peak = text.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse().ok());
+        most = most.max(peak.unwrap_or(0u64) << 10);
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    eprintln!("{:.1} MB at most for a file of {:.1} MB", most as f64 / 1e6, file.len() as f64 / 1e6);
+    assert!(most > file.len() / 2 && most < 2 * file.len(), "{most} bytes for a file of {}", file.len());
 }
 
 #[test]

@@ -14,6 +14,8 @@ use crate::Number;
 pub trait Operand: Copy + Send + Sync + 'static + sealed::Sealed {
     /// Elements that one step sums over.
     const DEPTH: usize;
+    /// The least number that is stored as ∞ in `B`.
+    const OVERFLOW: f32;
     /// A step of one row of `A`.
     type A: Pod + Default + Send + Sync;
     /// A step of one column of `B`.
@@ -87,6 +89,7 @@ impl sealed::Sealed for Bf16 {}
 
 impl Operand for F32 {
     const DEPTH: usize = 1;
+    const OVERFLOW: f32 = f32::INFINITY;
     type A = f32;
     type B = f32;
     type Vector<S: Simd> = S::F32;
@@ -145,6 +148,7 @@ impl Operand for F32 {
 
 impl Operand for F16 {
     const DEPTH: usize = 1;
+    const OVERFLOW: f32 = 65520.0;
     type A = f32;
     type B = u16;
     type Vector<S: Simd> = S::F32;
@@ -214,6 +218,7 @@ impl Operand for F16 {
 
 impl Operand for Bf16 {
     const DEPTH: usize = 2;
+    const OVERFLOW: f32 = f32::from_bits(0x7F7F_8000);
     type A = u32;
     type B = u32;
     type Vector<S: Simd> = S::I32;

@@ -157,7 +157,7 @@ impl<E: Operand, T: Number> Kernel for PackValues<'_, E, T> {
         let mut finite = true;
         for j in 0..values.rows() {
             let (row, key) = (values.row(j), at + j);
-            finite &= all_finite(s, row);
+            finite &= all_stay_finite::<S, E, T>(s, row);
             let to = &mut packed[key / E::DEPTH * width..][..width];
             E::put_value(s, row, key % E::DEPTH, to);
             E::clear_value(key % E::DEPTH, &mut to[dim..]);
@@ -166,20 +166,22 @@ impl<E: Operand, T: Number> Kernel for PackValues<'_, E, T> {
     }
 }
 
-/// Whether all numbers are finite: a number times 0 is 0, unless it is not finite.
+/// Whether all numbers are finite, and still are once they are stored.
 #[inline(always)]
-fn all_finite<S: Simd, T: Number>(s: S, row: &[T]) -> bool {
-    let zero = s.splat(0.0);
-    let mut sum = zero;
+fn all_stay_finite<S: Simd, E: Operand, T: Number>(s: S, row: &[T]) -> bool {
+    let (zero, one, overflow) = (s.splat(0.0), s.splat(1.0), s.splat(E::OVERFLOW));
+    let mut wild = zero;
     let chunks = row.chunks_exact(S::LANES);
     let rest = chunks.remainder();
     for chunk in chunks {
         // SAFETY: a chunk holds LANES numbers.
-        sum = s.fma(unsafe { T::load(s, chunk.as_ptr()) }, zero, sum);
+        let x = unsafe { T::load(s, chunk.as_ptr()) };
+        // A NaN is under no bound.
+        wild = s.add(wild, s.select(s.lt(s.abs(x), overflow), zero, one));
     }
-    let mut finite = s.reduce_add(sum) == 0.0;
+    let mut finite = s.reduce_add(wild) == 0.0;
     for x in rest {
-        finite &= x.to_f32().is_finite();
+        finite &= x.to_f32().abs() < E::OVERFLOW;
     }
     finite
 }

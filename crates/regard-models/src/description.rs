@@ -202,12 +202,22 @@ fn rotary_scaling(file: &Gguf, key: &dyn Fn(&str) -> String, dims: usize) -> Res
         file.read_tensor(tensor, &mut bytes)?;
         let mut factors = vec![0.0; dims / 2];
         crate::gguf::dequantize(kind, &bytes, &mut factors);
+        if let Some(factor) = factors.iter().find(|&&factor| !is_divisor(factor)) {
+            let problem = format!("a factor is {factor}, expected numbers over 0");
+            return Err(Error::Malformed { file: file.file().into(), field: tensor.name.clone(), problem });
+        }
         return Ok(RotaryScaling::Factors(factors));
     }
     let rule = file.string(&key("rope.scaling.type")).optional()?.unwrap_or("none");
     match rule {
         "none" => Ok(RotaryScaling::None),
-        "linear" => Ok(RotaryScaling::Linear(file.f32(&key("rope.scaling.factor"))?)),
+        "linear" => match file.f32(&key("rope.scaling.factor"))? {
+            factor if is_divisor(factor) => Ok(RotaryScaling::Linear(factor)),
+            factor => {
+                let (file, field) = (file.file().into(), key("rope.scaling.factor"));
+                Err(Error::Malformed { file, field, problem: format!("it is {factor}, expected a number over 0") })
+            }
+        },
         _ => Err(Error::Unsupported {
             file: file.file().to_string(),
             field: key("rope.scaling.type"),
@@ -215,4 +225,9 @@ fn rotary_scaling(file: &Gguf, key: &dyn Fn(&str) -> String, dims: usize) -> Res
             supported: "none, linear, factors in rope_freqs.weight".to_string(),
         }),
     }
+}
+
+/// Whether angles can be divided by it.
+fn is_divisor(factor: f32) -> bool {
+    factor.is_normal() && factor > 0.0
 }

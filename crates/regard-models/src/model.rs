@@ -38,6 +38,14 @@ impl Model {
     /// The file is no sound GGUF file of a family that runs here, or there is no memory for it. The message names the
     /// file and the field.
     pub fn load(path: &Path, options: &LoadOptions) -> Result<Model> {
+        Model::from_gguf(&Gguf::open(path)?, options)
+    }
+
+    /// The same from a file that is open, or not on disk at all.
+    ///
+    /// # Errors
+    /// As [`Model::load`].
+    pub fn from_gguf(file: &Gguf, options: &LoadOptions) -> Result<Model> {
         let isa = match options.isa {
             Some(isa) => isa,
             None => Isa::from_environment().map_err(|error| Error::Setting(format!("REGARD_ISA: {error}")))?,
@@ -48,17 +56,16 @@ impl Model {
         };
         let threads = threads.unwrap_or_else(regard_threads::cores);
         let pool = Pool::new(threads).map_err(|error| Error::Setting(error.to_string()))?;
-        let file = Gguf::open(path)?;
-        let description = Description::from_gguf(&file)?;
-        let tokenizer = Tokenizer::from_gguf(&file)?;
+        let description = Description::from_gguf(file)?;
+        let tokenizer = Tokenizer::from_gguf(file)?;
         if tokenizer.vocab_size() > description.vocabulary {
             let problem =
                 format!("it has {} rows, but the file has {} tokens", description.vocabulary, tokenizer.vocab_size());
             let field = "token_embd.weight".to_string();
             return Err(Error::Malformed { file: file.file().to_string(), field, problem });
         }
-        let template = ChatTemplate::from_gguf(&file, &tokenizer)?;
-        let decoder = Decoder::load(&file, description, Kernels::new(isa), pool)?;
+        let template = ChatTemplate::from_gguf(file, &tokenizer)?;
+        let decoder = Decoder::load(file, description, Kernels::new(isa), pool)?;
         Ok(Model { decoder, tokenizer, template })
     }
 

@@ -127,8 +127,8 @@ impl<'m> Session<'m> {
         self.caches.iter_mut().for_each(|cache| cache.truncate(len));
     }
 
-    /// Takes in tokens and gives the logits of what may follow the last one, `[vocabulary]`. After the first call of a
-    /// length it allocates nothing.
+    /// Takes in tokens and gives the logits of what may follow the last one, `[vocabulary]`. After the first token
+    /// single tokens allocate nothing; several at once may, where the keys have grown by a split.
     ///
     /// # Errors
     /// There is no token, an id is not in the vocabulary, or the tokens do not fit the context; then nothing is taken in.

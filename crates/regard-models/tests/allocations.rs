@@ -33,11 +33,14 @@ fn tokens_allocate_nothing() {
         let path: PathBuf =
             [env!("CARGO_MANIFEST_DIR"), "tests", "data", &format!("llama-random-{name}.gguf")].iter().collect();
         let model = Model::load(&path, &LoadOptions { threads: Some(2), isa: None }).expect("the model is sound");
-        for cache in [CacheDtype::F32, CacheDtype::Bf16] {
+        let default = SamplingOptions::default;
+        let usual = SamplingOptions { temperature: 0.8, top_k: 40, repeat_penalty: 1.1, ..default() };
+        let greedy = SamplingOptions { temperature: 0.0, ..default() };
+        let all = SamplingOptions { temperature: 1.5, top_k: 0, top_p: 1.0, min_p: 0.0, ..default() };
+        for (cache, options) in [(CacheDtype::F32, usual), (CacheDtype::F16, greedy), (CacheDtype::Bf16, all)] {
             let mut session = model.session(2000, cache).expect("there is memory");
-            let options =
-                SamplingOptions { temperature: 0.8, top_k: 40, repeat_penalty: 1.1, ..SamplingOptions::default() };
-            let mut sampler = Sampler::new(options, model.description().vocabulary).expect("the options are sound");
+            let mut sampler =
+                Sampler::new(options.clone(), model.description().vocabulary).expect("the options are sound");
             let mut step = |token: u32| {
                 let token =
                     sampler.sample(session.feed(&[token]).expect("there is room")).expect("the logits are sound");
@@ -51,7 +54,7 @@ fn tokens_allocate_nothing() {
             for _ in 0..1500 {
                 token = step(token);
             }
-            assert_eq!(ALLOCATIONS.load(Ordering::Relaxed), before, "{name}, {cache:?}");
+            assert_eq!(ALLOCATIONS.load(Ordering::Relaxed), before, "{name}, {cache:?}, {options:?}");
         }
     }
 }

@@ -2,8 +2,10 @@
 
 mod support;
 
+use proptest::prelude::*;
 use regard_models::gguf::Gguf;
 use regard_models::tokenizer::Tokenizer;
+use regard_models::{CacheDtype, LoadOptions, Model};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use support::fixture;
@@ -115,6 +117,15 @@ impl Builder {
         bytes.resize(bytes.len().next_multiple_of(32) + self.data, 0);
         bytes
     }
+}
+
+/// Loads whatever a file says, and takes in tokens. A sound file is a model; of any other the error names the file.
+fn try_model(bytes: Vec<u8>) -> regard_models::Result<()> {
+    Gguf::parse(bytes, "bad.gguf").and_then(|file| {
+        let model = Model::from_gguf(&file, &LoadOptions { threads: Some(1), isa: None })?;
+        let mut session = model.session(16, CacheDtype::F16)?;
+        session.feed(&[0, 1, 2]).map(drop)
+    })
 }
 
 fn refused(builder: Builder, message: &str) {
@@ -242,7 +253,7 @@ fn a_large_header_costs_no_more_than_its_bytes() {
     // More entries than a header may have.
     let mut bytes = file().data(4 << 20).bytes();
     bytes[16..24].copy_from_slice(&100_000_u64.to_le_bytes());
-    let message = "bad.gguf: metadata count: 100000 metadata entries are more than 65536";
+    let message = "bad.gguf: metadata count: 100000 metadata entries are more than 8192";
     assert_eq!(try_all(bytes), Err(message.into()));
 }
 
@@ -300,5 +311,47 @@ fn a_vocabulary_with_any_byte_changed() {
                 assert!(error.to_string().starts_with("bad.gguf: "), "{error}");
             }
         }
+    }
+}
+
+#[test]
+fn many_entries_are_refused_before_they_take_memory() {
+    let tensors = (0..8193).fold(file(), |file, n| file.tensor(&format!("{n}"), &[1], F32, 32 * n)).data(8193 * 32);
+    refused(tensors, "tensor count: 8193 tensors are more than 8192");
+}
+
+#[test]
+fn what_names_nothing_is_named_by_its_place() {
+    let tensor = file().tensor("a", &[1], F32, 0).tensor("", &[], 99, 32).data(64);
+    refused(tensor, "name of tensor 1: it is empty");
+    refused(file().value("", 99, []), "key of metadata entry 0: it is empty");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    /// Bytes of a real model's header changed: it is refused by name, or runs.
+    #[test]
+    fn a_changed_model_is_refused_or_runs(
+        name in prop::sample::select(vec!["f32", "q4_0", "rope3"]),
+        changes in prop::collection::vec((0usize..6000, any::<u8>()), 1..4),
+        cut in prop::option::weighted(0.1, 0usize..60_000),
+    ) {
+        let mut bytes = std::fs::read(fixture(&format!("llama-random-{name}.gguf"))).unwrap();
+        for (at, byte) in changes {
+            bytes[at] = byte;
+        }
+        bytes.truncate(cut.unwrap_or(usize::MAX));
+        if let Err(error) = try_model(bytes) {
+            let message = error.to_string();
+            prop_assert!(message.starts_with("bad.gguf: ") || message.contains("token"), "{}", message);
+        }
+    }
+}
+
+#[test]
+fn an_unchanged_model_runs() {
+    for name in ["f32", "q4_0", "rope3"] {
+        try_model(std::fs::read(fixture(&format!("llama-random-{name}.gguf"))).unwrap()).unwrap();
     }
 }

@@ -3,10 +3,11 @@
 use proptest::prelude::*;
 use regard_attention::{Cache, CacheDtype, Error, Shape};
 use regard_simd::Isa;
+use regard_threads::Pool;
 
 use crate::support::{
-    Case, DTYPES, Reference, Set, decode, numbers, on, pool, precisions_of, run_cached, seen_through, sets, tokens,
-    tries,
+    Case, DTYPES, Reference, Set, decode, numbers, on, pool, precisions_of, run_cached, run_cached_on, seen_through,
+    sets, tokens, tries,
 };
 
 /// The last tokens of one sequence, with masks that no later token changes the meaning of.
@@ -89,4 +90,64 @@ fn a_fork_goes_its_own_way() {
     fork.truncate(70);
     append(&mut fork, &k, 70..80);
     assert_eq!(bits(&fork), before);
+}
+
+#[test]
+fn what_a_cache_cannot_hold_stays_behind_the_mask() {
+    let shape = Shape { batch: 1, heads: 1, kv_heads: 1, queries: 70, keys: 70, dim_k: 16, dim_v: 16 };
+    for (dtype, large) in [(CacheDtype::F16, 1e5), (CacheDtype::F16, 65_520.0), (CacheDtype::Bf16, f32::MAX)] {
+        for sign in [1.0, -1.0] {
+            let case = Case::of(shape, Set::Causal, 3);
+            let mut inputs = seen_through(dtype, &case);
+            // A number of a vector, and one behind the last whole vector of a shorter row.
+            for column in [0, 15] {
+                inputs.v[60 * 16 + column] = sign * large;
+            }
+            for isa in Isa::available() {
+                let mut cache = Cache::new(dtype, 1, 16, 16, 70).expect("a cache");
+                let all = |x| tokens(x, [1, 1, 70, 16], 0..70);
+                cache.append(all(&inputs.k), all(&inputs.v), isa, pool()).expect("room");
+                let outcome = run_cached(&case, &inputs, &cache, isa);
+                let (before, after) = outcome.out.split_at(60 * 16);
+                assert!(before.iter().all(|x| x.is_finite()), "{dtype:?} {large} on {isa}");
+                assert!(after.chunks(16).all(|row| row[0] == f32::INFINITY * sign), "{dtype:?} {large} on {isa}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_long_cache_gives_the_same_bits_on_any_number_of_threads() {
+    let shape = Shape { batch: 1, heads: 6, kv_heads: 2, queries: 1, keys: 3500, dim_k: 64, dim_v: 48 };
+    let pools = [1, 3].map(|threads| Pool::new(threads).expect("threads"));
+    for dtype in DTYPES {
+        for set in [Set::Causal, Set::causal_window(2100)] {
+            let case = Case::of(shape, set, 11);
+            let inputs = case.inputs();
+            let mut cache = Cache::new(dtype, 2, 64, 48, 3500).expect("a cache");
+            let (k, v) = (tokens(&inputs.k, [1, 2, 3500, 64], 0..3500), tokens(&inputs.v, [1, 2, 3500, 48], 0..3500));
+            cache.append(k, v, Isa::best(), pool()).expect("room");
+            let first = run_cached(&case, &inputs, &cache, Isa::best()).bits();
+            for pool in &pools {
+                let again = run_cached_on(&case, &inputs, &cache, Isa::best(), pool).bits();
+                assert_eq!(again, first, "{dtype:?} on {} threads", pool.threads());
+            }
+        }
+    }
+}
+
+#[test]
+fn sizes_that_no_memory_holds_are_errors() {
+    for (kv_heads, dim_k, dim_v, capacity) in [
+        (1, 1 << 59, 16, 64),
+        (1, 16, 1 << 59, 64),
+        (1, usize::MAX, 16, 1),
+        (1, 16, usize::MAX, 1),
+        (usize::MAX, 16, 16, 1),
+        (2, 16, 16, usize::MAX),
+    ] {
+        for dtype in DTYPES {
+            assert!(Cache::new(dtype, kv_heads, dim_k, dim_v, capacity).is_err(), "{kv_heads} {dim_k} {dim_v}");
+        }
+    }
 }

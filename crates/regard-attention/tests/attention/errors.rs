@@ -63,7 +63,7 @@ fn shapes_that_no_call_has() {
 
 #[test]
 fn scales_are_finite() {
-    for scale in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+    for scale in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 3e38, f32::MIN] {
         let error = Plan::new(SHAPE, &Mask::full(), &Options { scale: Some(scale), ..Options::default() });
         let error = error.expect_err("no scale");
         assert!(matches!(error, Error::Option { option: "scale", .. }), "{error}");

@@ -8,7 +8,8 @@ const WINDOW: usize = 64 << 10;
 
 /// A position in a file, and the name of the field that is being read there.
 ///
-/// No method allocates more than the file has bytes left.
+/// No method allocates more than the file has bytes left. (What is kept of an entry, some hundred bytes, may be more than
+/// its own: entries are limited in number.)
 pub(super) struct Cursor<'a> {
     source: &'a dyn ReadAt,
     file: &'a str,
@@ -80,6 +81,14 @@ impl<'a> Cursor<'a> {
             let valid = error.utf8_error().valid_up_to();
             self.malformed(format!("its text is not UTF-8 at byte {valid}"))
         })
+    }
+
+    /// A string that names something.
+    pub(super) fn name(&mut self) -> Result<String> {
+        match self.string()? {
+            name if name.is_empty() => Err(self.malformed("it is empty")),
+            name => Ok(name),
+        }
     }
 
     /// Appends the bytes of a string to `text`, which must not grow past its capacity.

@@ -37,7 +37,7 @@ pub use tensor::TensorInfo;
 pub use value::{Array, Strings, Value};
 
 /// The most metadata entries, and the most tensors: far above any model's, and a bound on what a header can cost.
-const MAX_ENTRIES: u64 = 1 << 16;
+const MAX_ENTRIES: u64 = 1 << 13;
 /// Tensors start at multiples of this unless the file says otherwise.
 const ALIGNMENT: u64 = 32;
 /// The key that says otherwise.
@@ -208,7 +208,7 @@ fn read_metadata(cursor: &mut Cursor<'_>, count: u64) -> Result<BTreeMap<String,
     let mut metadata = BTreeMap::new();
     for index in 0..count {
         cursor.field = format!("key of metadata entry {index}");
-        let key = cursor.string()?;
+        let key = cursor.name()?;
         cursor.field.clone_from(&key);
         match metadata.entry(key) {
             Entry::Vacant(slot) => slot.insert(Value::read(cursor)?),
@@ -219,7 +219,7 @@ fn read_metadata(cursor: &mut Cursor<'_>, count: u64) -> Result<BTreeMap<String,
 }
 
 fn read_tensors(cursor: &mut Cursor<'_>, count: u64) -> Result<Vec<TensorInfo>> {
-    let mut tensors = Vec::with_capacity(count as usize);
+    let mut tensors = Vec::new();
     for index in 0..count {
         tensors.push(TensorInfo::read(cursor, index)?);
     }

@@ -52,7 +52,7 @@ impl TensorInfo {
     /// Reads one entry. Its offset counts from the start of the data, which is not known yet.
     pub(super) fn read(cursor: &mut Cursor<'_>, index: u64) -> Result<TensorInfo> {
         cursor.field = format!("name of tensor {index}");
-        let name = cursor.string()?;
+        let name = cursor.name()?;
         cursor.field.clone_from(&name);
 
         let rank = cursor.u32()? as usize;

@@ -137,13 +137,13 @@ pub(crate) fn numbers(seed: u64, len: usize) -> Vec<f32> {
 /// Multiply-adds of a case that the oracle can do in a few milliseconds.
 const WORK: usize = 3_000_000;
 
-/// Shapes of every regime, with what is odd about tiles of 6 rows, panels of 64 keys and blocks of 512.
+/// Shapes of every regime, with what is odd about tiles of 6 rows, panels of 64 keys and blocks of 1024.
 fn shapes() -> impl Strategy<Value = Shape> {
     let dim = || prop_oneof![3 => prop::sample::select(vec![1, 7, 16, 33, 64, 80, 128]), 1 => 1..130_usize];
     let few = || prop::sample::select(vec![0, 1, 2, 5, 6, 7, 63, 64, 65, 128, 129, 300, 511, 512]);
     let group = || prop_oneof![8 => 1..=5_usize, 1 => prop::sample::select(vec![17, 24, 40, 71, 100])];
     let heads = (1..=3_usize, 1..=3_usize, group(), few(), few());
-    let blocks = (1..=2_usize, 1..=2_usize, group(), 1..200_usize, 513..1500_usize);
+    let blocks = (1..=2_usize, 1..=2_usize, group(), 1..200_usize, 513..2200_usize);
     let splits = (1..=2_usize, 1..=2_usize, group(), 1..=7_usize, 1025..3000_usize);
     (prop_oneof![3 => heads, 2 => blocks, 2 => splits], dim(), dim()).prop_map(
         |((mut batch, kv_heads, group, mut queries, keys), dim_k, dim_v)| {

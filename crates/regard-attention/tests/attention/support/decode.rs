@@ -6,6 +6,7 @@ use regard_attention::{Cache, CacheDtype, Plan, Shape};
 use regard_memory::{Tensor, TensorMut};
 use regard_oracle::Precision;
 use regard_simd::Isa;
+use regard_threads::Pool;
 
 use super::{Case, Inputs, Outcome, Precisions, pool, soiled};
 
@@ -32,6 +33,11 @@ pub(crate) fn seen_through(dtype: CacheDtype, case: &Case) -> Inputs {
 
 /// Runs all queries of a case over a cache that holds its keys.
 pub(crate) fn run_cached(case: &Case, inputs: &Inputs, cache: &Cache, isa: Isa) -> Outcome {
+    run_cached_on(case, inputs, cache, isa, pool())
+}
+
+/// The same on some threads.
+pub(crate) fn run_cached_on(case: &Case, inputs: &Inputs, cache: &Cache, isa: Isa, pool: &Pool) -> Outcome {
     let [q, _, _, out_shape, lse_shape] = case.shapes();
     let plan = Plan::new(case.shape, &case.set.mask(), &case.options(isa)).expect("a plan");
     let [mut out, mut lse] = [out_shape, lse_shape].map(|shape| vec![f32::NAN; shape.iter().product()]);
@@ -41,7 +47,7 @@ pub(crate) fn run_cached(case: &Case, inputs: &Inputs, cache: &Cache, isa: Isa) 
         TensorMut::contiguous(&mut out, out_shape).expect("a tensor"),
         Some(TensorMut::contiguous(&mut lse, lse_shape).expect("a tensor")),
         &mut soiled(),
-        pool(),
+        pool,
     )
     .expect("a run");
     Outcome { out, lse }

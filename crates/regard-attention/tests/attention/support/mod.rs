@@ -17,7 +17,7 @@ use regard_simd::Isa;
 use regard_threads::Pool;
 
 pub(crate) use case::{Case, Inputs, cases, numbers};
-pub(crate) use decode::{DTYPES, decode, precisions_of, run_cached, seen_through, tokens};
+pub(crate) use decode::{DTYPES, decode, precisions_of, run_cached, run_cached_on, seen_through, tokens};
 pub(crate) use reference::Reference;
 pub(crate) use set::{Set, sets};
 pub(crate) use strided::{Order, Strided, orders};
