@@ -79,7 +79,7 @@ pub(crate) struct Arguments {
     /// Draw the shares of the limit as a picture
     #[arg(long, value_name = "FILE.svg")]
     chart: Option<PathBuf>,
-    /// Threads to compute with [default: every core]
+    /// Threads to compute with [default: every physical core]
     #[arg(short, long, value_name = "N")]
     threads: Option<NonZeroUsize>,
     /// Force an instruction set: portable, avx2, avx512, avx512-vnni, avx512-bf16 or neon [default: the best]

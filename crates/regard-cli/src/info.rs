@@ -45,14 +45,19 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Error> {
 /// One line about the file at `path`.
 pub(crate) fn summary(path: &Path) -> Result<String, Error> {
     let facts = Facts::read(path, None)?;
-    Ok(format!(
+    Ok(printable(&format!(
         "{}: architecture {}, {:.1} million parameters, {}{}",
         facts.name.as_deref().unwrap_or("no name"),
         facts.architecture,
         facts.parameters as f64 / 1e6,
         facts.tensor_counts(),
         facts.obstacle.map_or_else(String::new, |obstacle| format!("; it cannot be run: {obstacle}")),
-    ))
+    )))
+}
+
+/// A text from a file, which is not to command the terminal.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()
 }
 
 /// What a header says. `None` is what it does not say.
@@ -177,7 +182,7 @@ impl Facts {
             ("cache", cache),
             ("can be run", self.obstacle.as_ref().map_or("yes".to_owned(), |obstacle| format!("no: {obstacle}"))),
         ];
-        rows.map(|(label, value)| format!("{label:<15}{value}")).join("\n")
+        rows.map(|(label, value)| format!("{label:<15}{}", printable(&value))).join("\n")
     }
 }
 

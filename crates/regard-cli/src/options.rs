@@ -18,7 +18,7 @@ pub(crate) struct ModelOptions {
     /// Path of a GGUF file, or the name of a model (see `regard pull --list`) [default: SmolLM2-135M-Instruct]
     #[arg(short, long, value_name = "PATH|NAME")]
     model: Option<String>,
-    /// Threads to compute with [default: $REGARD_THREADS, else every core]
+    /// Threads to compute with [default: $REGARD_THREADS, else every physical core]
     #[arg(short, long, value_name = "N")]
     threads: Option<NonZeroUsize>,
 }

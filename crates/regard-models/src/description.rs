@@ -112,6 +112,9 @@ struct Family {
 /// Every family that runs.
 const FAMILIES: &[Family] = &[Family { architecture: "llama", rotary: RotaryOrder::Interleaved }];
 
+/// The tensor of factors that the rotary frequencies are divided by.
+pub(crate) const ROTARY_FACTORS: &str = "rope_freqs.weight";
+
 /// No dimension of a model is larger: what sizes are multiplied from stays far from overflow.
 const MAX_SIZE: usize = 1 << 24;
 
@@ -141,6 +144,15 @@ impl Description {
             false => Err(malformed(key(name), format!("it is {value}, expected a positive number"))),
         };
 
+        for (name, most, what) in
+            [(key("expert_count"), 0, "experts"), ("split.count".to_owned(), 1, "parts in other files")]
+        {
+            let count = file.u32(&name).optional()?.unwrap_or(0);
+            if count > most {
+                let (found, supported) = (format!("{count} {what}"), "models of one file, without experts".to_owned());
+                return Err(Error::Unsupported { file: file.file().to_owned(), field: name, found, supported });
+            }
+        }
         let (width, heads) = (size("embedding_length")?, size("attention.head_count")?);
         let kv_heads = size("attention.head_count_kv").optional()?.unwrap_or(heads);
         if heads % kv_heads != 0 {
@@ -192,7 +204,7 @@ impl Description {
 
 /// The scaling of frequencies: factors as a tensor, or a rule by name.
 fn rotary_scaling(file: &Gguf, key: &dyn Fn(&str) -> String, dims: usize) -> Result<RotaryScaling> {
-    if let Some(tensor) = file.tensor("rope_freqs.weight").optional()? {
+    if let Some(tensor) = file.tensor(ROTARY_FACTORS).optional()? {
         let kind = file.kind(tensor)?;
         if tensor.dims != [dims as u64 / 2] {
             let problem = format!("it has shape {:?}, expected [{}]", tensor.dims, dims / 2);

@@ -2,11 +2,13 @@
 //!
 //! A weight is read and repacked piece by piece, by all cores, so that the file is never in memory beside it.
 
+use std::collections::BTreeSet;
+
 use regard_kernels::{Kernels, Weight, WeightFormat};
 use regard_threads::Pool;
 
 use crate::decoder::{BlockWeights, Decoder};
-use crate::description::{Attention, Block, Description, Mixer};
+use crate::description::{Attention, Block, Description, Mixer, ROTARY_FACTORS};
 use crate::failure::Failure;
 use crate::gguf::{GgmlType, Gguf, dequantize};
 use crate::projection::Projection;
@@ -19,9 +21,13 @@ impl Decoder {
     /// Reads the weights that the description asks for.
     ///
     /// # Errors
-    /// A tensor is missing, has another shape or type than expected, or cannot be read.
+    /// A tensor is missing, has another shape or type than expected, cannot be read, or is one more than the decoder has a
+    /// place for: a bias left out would be a wrong answer.
     pub(crate) fn load(file: &Gguf, description: Description, kernels: Kernels, pool: Pool) -> Result<Decoder> {
-        let mut loader = Loader { file, buffers: vec![Vec::new(); pool.threads()], pool: &pool };
+        let mut loader =
+            Loader { file, buffers: vec![Vec::new(); pool.threads()], pool: &pool, placed: BTreeSet::new() };
+        // Read with the description.
+        loader.placed.insert(ROTARY_FACTORS.to_owned());
         let (width, vocabulary) = (description.width, description.vocabulary);
         let embedding = loader.projection(&[("token_embd.weight", vocabulary)], width)?;
         let blocks = description
@@ -35,6 +41,7 @@ impl Decoder {
             true => None,
             false => Some(loader.projection(&[("output.weight", vocabulary)], width)?),
         };
+        loader.check_all_placed(&description.architecture)?;
         Ok(Decoder { description, kernels, embedding, blocks, norm, output, pool })
     }
 }
@@ -44,6 +51,8 @@ struct Loader<'a> {
     pool: &'a Pool,
     /// One for each thread.
     buffers: Vec<Vec<u8>>,
+    /// Names of tensors that have a place.
+    placed: BTreeSet<String>,
 }
 
 impl Loader<'_> {
@@ -74,6 +83,7 @@ impl Loader<'_> {
     fn weight(&mut self, name: &str, outputs: usize, inputs: usize) -> Result<Weight> {
         let file = self.file;
         let tensor = file.tensor(name)?;
+        self.placed.insert(name.to_owned());
         let format = match file.kind(tensor)? {
             GgmlType::F32 => WeightFormat::F32,
             GgmlType::F16 => WeightFormat::F16,
@@ -97,6 +107,7 @@ impl Loader<'_> {
     /// A vector, in f32.
     fn vector(&mut self, name: &str, len: usize) -> Result<Vec<f32>> {
         let tensor = self.file.tensor(name)?;
+        self.placed.insert(name.to_owned());
         let kind = self.file.kind(tensor)?;
         self.expect(name, &tensor.dims, &[len as u64])?;
         let bytes = &mut self.buffers[0];
@@ -104,6 +115,18 @@ impl Loader<'_> {
         let mut numbers = vec![0.0; len];
         dequantize(kind, bytes, &mut numbers);
         Ok(numbers)
+    }
+
+    fn check_all_placed(&self, architecture: &str) -> Result<()> {
+        match self.file.tensors().iter().find(|tensor| !self.placed.contains(&tensor.name)) {
+            None => Ok(()),
+            Some(tensor) => Err(Error::Unsupported {
+                file: self.file.file().to_owned(),
+                field: tensor.name.clone(),
+                found: "this tensor".to_owned(),
+                supported: format!("the weights of plain {architecture} blocks, without biases and experts"),
+            }),
+        }
     }
 
     fn expect(&self, name: &str, has: &[u64], expected: &[u64]) -> Result<()> {

@@ -114,6 +114,48 @@ fn a_text_that_grows_without_bound_is_stopped() {
 }
 
 #[test]
+fn a_namespace_never_holds_itself() {
+    for source in [
+        "{% set ns = namespace() %}{% set ns.x = ns %}{{ ns }}",
+        "{%- set ns = namespace(x=1) -%}{{ ns | tojson }}",
+        "{% set ns = namespace() %}{% set m = [ns] %}{% set ns.x = m %}{{ m == m }}",
+        "{% set make = namespace %}{% set ns = make() %}",
+        "{% set ns = namespace() %}{% set ns.x = namespace() %}",
+        "{% set ns = namespace(x=namespace()) %}",
+        "{% with ns = namespace() %}{{ ns }}{% endwith %}",
+        "{% set ns = namespace() %}{% for ns in [ns] %}{% endfor %}",
+        "{% set ns = namespace() %}{{ '}}' ~ ns }}",
+    ] {
+        let (_, problem) = refused(source);
+        assert!(problem.contains("namespace"), "{source}: {problem}");
+    }
+    // What real templates do.
+    let source = "{%- set ns = namespace(found=false, text='ns') -%}{% for m in messages %}{% if not ns.found %}\
+                  {% set ns.found = true %}{% set ns.text = ns.text ~ m.content %}{% endif %}{% endfor %}\
+                  {{ ns['text'] }}{{ messages.ns is defined }} {# namespace ns #}ns namespace";
+    let template = ChatTemplate::new(source, "", "").unwrap();
+    assert_eq!(template.render(&[Message::new("user", "Hi")], Turn::Open).unwrap(), "nsHiFalse ns namespace");
+}
+
+#[test]
+fn padding_and_doubling_are_stopped_before_memory_is_full() {
+    for source in [
+        "{{ 'a\n'|indent(1000000000000) }}",
+        "{{ 'a\n'|indent(width=1000000000000) }}",
+        "{{ '{:>1000000000000}'.format('a') }}",
+        "{{ '%1000000000000d'|format(1) }}",
+        "{{ '%*d'|format(1000000000000, 1) }}",
+        "{% set n = namespace(x='abcdefgh') %}{% for i in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}",
+        "{% set n = namespace(x=['a' * 1000]) %}{% for i in range(60) %}{% set n.x = n.x + n.x %}{% endfor %}{{ n.x | join }}",
+    ] {
+        let result = ChatTemplate::new(source, "", "").and_then(|template| template.render(&[], Turn::Open));
+        assert!(matches!(result, Err(Error::Template { .. })), "{source}: {result:?}");
+    }
+    let template = ChatTemplate::new("{{ '%5d'|format(123456) }}{{ '{:>4}'.format('12345678') }}", "", "");
+    assert!(template.is_ok());
+}
+
+#[test]
 fn a_template_that_nests_without_bound_comes_back() {
     // As long and as deep as the limits allow: refused or rendered, none may take the process down.
     let fill = |start: &str, unit: &str, end: &str| {

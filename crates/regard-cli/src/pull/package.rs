@@ -130,7 +130,8 @@ fn unreachable(stdout: &str) -> Option<String> {
 /// The line of a program's standard error that says what is wrong: the last one that names an error, else the last.
 fn complaint(stderr: &str) -> String {
     let lines = || stderr.lines().map(str::trim).filter(|line| !line.is_empty());
-    let line = lines().rev().find(|line| line.starts_with("ERROR:")).or_else(|| lines().next_back());
+    let line = lines().rev().find(|line| line.starts_with("ERROR:") && *line != "ERROR: Exception:");
+    let line = line.or_else(|| lines().next_back());
     line.map_or("nothing", |line| line.trim_start_matches("ERROR:").trim()).chars().take(300).collect()
 }
 
@@ -151,6 +152,8 @@ mod tests {
 
     #[test]
     fn the_complaint_is_the_last_error() {
+        let traceback = "ERROR: Exception:\nTraceback (most recent call last):\n  File x\nOSError: [Errno 28] No space left on device\n";
+        assert_eq!(complaint(traceback), "OSError: [Errno 28] No space left on device");
         assert_eq!(
             complaint("WARNING: a\nERROR: first\nERROR: No matching distribution\n\nnotice\n"),
             "No matching distribution"

@@ -6,8 +6,8 @@ mod limit;
 use std::sync::Arc;
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::Value;
-use minijinja::{Environment, ErrorKind, context};
+use minijinja::value::{Rest, Value};
+use minijinja::{Environment, ErrorKind, State, context, filters};
 
 use crate::error::{Error, Optional, Result};
 use crate::gguf::Gguf;
@@ -110,7 +110,8 @@ impl ChatTemplate {
     ///
     /// # Errors
     ///
-    /// [`Error::Template`], with the line, if the template refuses the conversation, fails, or runs into its limits.
+    /// [`Error::Template`], with the line, if the template refuses the conversation, makes nothing of it, fails, or runs
+    /// into its limits.
     pub fn render(&self, messages: &[Message], turn: Turn) -> Result<String> {
         let context = context! {
             messages => messages.iter().map(Message::value).collect::<Vec<_>>(),
@@ -130,6 +131,9 @@ impl ChatTemplate {
         });
         let failed = |problem| Error::Template { template: self.template.clone(), line: 0, problem };
         let bytes = rendered.map_err(failed)?.map_err(|error| describe(self.template.clone(), &error))?;
+        if bytes.is_empty() && !messages.is_empty() {
+            return Err(failed("it makes no text of the conversation".to_owned()));
+        }
         String::from_utf8(bytes).map_err(|error| failed(error.to_string()))
     }
 }
@@ -138,7 +142,21 @@ impl ChatTemplate {
 fn environment(source: String) -> std::result::Result<Environment<'static>, minijinja::Error> {
     let mut environment = Environment::new();
     environment.set_syntax(whitespace());
-    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    environment.set_unknown_method_callback(|state, value, method, arguments| {
+        if method == "format" {
+            limit::widths(&[std::slice::from_ref(value), arguments].concat())?;
+        }
+        minijinja_contrib::pycompat::unknown_method_callback(state, value, method, arguments)
+    });
+    for (name, filter) in
+        [("format", Value::from_function(filters::format)), ("indent", Value::from_function(filters::indent))]
+    {
+        environment.add_filter(name, move |state: &mut State<'_, '_>, arguments: Rest<Value>| {
+            // What is indented is no width.
+            limit::widths(&arguments[usize::from(name == "indent").min(arguments.len())..])?;
+            filter.call(state, &arguments)
+        });
+    }
     environment.add_function("raise_exception", raise_exception);
     environment.add_function("strftime_now", strftime_now);
     environment.add_filter("tojson", json::tojson);

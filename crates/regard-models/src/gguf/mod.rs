@@ -23,7 +23,8 @@ mod value;
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::fs::File;
+use std::fs::{self, File};
+use std::io;
 use std::ops::Range;
 use std::path::Path;
 
@@ -65,11 +66,12 @@ impl Gguf {
     /// If the file cannot be read, breaks the format's rules, or is of another version.
     pub fn open(path: &Path) -> Result<Gguf> {
         let name = path.display().to_string();
-        let file = File::open(path).map_err(|source| Error::Io {
-            file: name.clone(),
-            field: "opening the file".to_owned(),
-            source,
-        })?;
+        let failed = |source| Error::Io { file: name.clone(), field: "opening the file".to_owned(), source };
+        // Opening a pipe would wait for whoever writes into it.
+        if !fs::metadata(path).map_err(failed)?.is_file() {
+            return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file")));
+        }
+        let file = File::open(path).map_err(failed)?;
         Self::parse(file, name)
     }
 
