@@ -11,9 +11,10 @@ llama.cpp's, nothing added and no special token read from the text.
 
 greedy.json: prompts, their token ids, and llama.cpp's greedy continuation, the prompt as one batch and then token by
 token. At each step: the token, the runner-up, and the gap of their logits; and what PyTorch in f32
-chooses after the same tokens, with its own gap, since llama.cpp's rounding of activations moves logits by some 0.2. A chat prompt is its messages rendered
-with the file's own template; special tokens in it stand for themselves. A continuation that meets an end token stops
-with it.
+chooses after the same tokens, with its own gap, since llama.cpp's rounding of activations moves logits by some 0.2.
+`unrounded` is llama.cpp's greedy continuation once more, with the same weights dequantised to f32, where it rounds no
+activations. A chat prompt is its messages rendered with the file's own template; special tokens in it stand for
+themselves. A continuation that meets an end token stops with it.
 """
 import argparse
 import hashlib
@@ -101,6 +102,24 @@ def greedy(peer, tokens):
     return steps
 
 
+def dequantise(source, target):
+    """Writes a GGUF file once more, with all weights in f32."""
+    reader = gguf.GGUFReader(source)
+    writer = gguf.GGUFWriter(target, reader.fields["general.architecture"].contents())
+    for field in reader.fields.values():
+        if not field.name.startswith("GGUF.") and field.name != "general.architecture":
+            kind = field.types[0]
+            of = field.types[-1] if kind == gguf.GGUFValueType.ARRAY else None
+            writer.add_key_value(field.name, field.contents(), kind, sub_type=of)
+    for tensor in reader.tensors:
+        numbers = gguf.dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
+        writer.add_tensor(tensor.name, numbers, raw_dtype=gguf.GGMLQuantizationType.F32)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
 def exact(model, tokens, steps):
     """Adds to each step what the model in f32 chooses there: `exact`, and `exact_gap`."""
     taken = tokens + [step["token"] for step in steps[:-1]]
@@ -133,6 +152,12 @@ if __name__ == "__main__":
     for messages in CHAT:
         (text,), _ = render_jinja_template([messages], chat_template=template, add_generation_prompt=True)
         prompts.append({"messages": messages, "text": text, "tokens": peer.tokens(text, special=True)})
+    with tempfile.TemporaryDirectory() as folder:
+        wide = pathlib.Path(folder) / "f32.gguf"
+        dequantise(args.model, wide)
+        unrounded = Llama(wide, max(WINDOWS))
+        for prompt in prompts:
+            prompt["unrounded"] = greedy(unrounded, prompt["tokens"])
     for prompt in prompts:
         prompt["steps"] = greedy(peer, prompt["tokens"])
         exact(model, prompt["tokens"], prompt["steps"])

@@ -43,6 +43,15 @@ struct Continuation {
     /// Only of a chat.
     messages: Option<serde_json::Value>,
     steps: Vec<Step>,
+    /// The same with the weights in f32.
+    unrounded: Vec<Token>,
+}
+
+/// A greedy token, and by how much its logit is the largest.
+#[derive(Deserialize)]
+struct Token {
+    token: u32,
+    gap: f64,
 }
 
 #[derive(Deserialize)]
@@ -112,6 +121,30 @@ fn caches_of_all_types_keep_the_perplexity() {
     for cache in [CacheDtype::F32, CacheDtype::F16, CacheDtype::Bf16] {
         let ours = perplexity(&model, &reference.tokens, 2, 512, cache);
         assert!((ours / exact - 1.0).abs() < 0.001, "{cache:?}: {ours} against {exact}");
+    }
+}
+
+/// Where llama.cpp runs the weights in f32 it rounds no activations, and the texts are the same.
+#[test]
+fn greedy_text_is_llama_cpp_s_unrounded() {
+    let Some(model) = model() else { return };
+    let reference: Greedy = reference("greedy.json");
+    for cache in [CacheDtype::F32, CacheDtype::F16, CacheDtype::Bf16] {
+        let mut session = model.session(1024, cache).expect("there is memory");
+        for prompt in &reference.prompts {
+            session.truncate(0);
+            let mut logits = session.feed(&prompt.tokens).expect("the prompt fits");
+            for (i, step) in prompt.unrounded.iter().enumerate() {
+                let best =
+                    (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).expect("there are logits");
+                if best as u32 != step.token {
+                    assert!(step.gap < 0.1, "{:?}, {cache:?}, step {i}: {best}, not {}", prompt.text, step.token);
+                    // From a tie on, the texts are different ones.
+                    break;
+                }
+                logits = session.feed(&[step.token]).expect("the step fits");
+            }
+        }
     }
 }
 
