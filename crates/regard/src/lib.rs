@@ -19,6 +19,10 @@
 //! - [`kernels`], [`memory`], [`threads`], [`simd`]: the floors below, usable alone.
 #![forbid(unsafe_code)]
 
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;
+
 pub use regard_attention::{
     Cache, CacheDtype, Element, Error as AttentionError, Options, Plan, Regime, Shape, State, attention,
     attention_with, merge,
