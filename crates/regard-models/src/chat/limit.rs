@@ -25,8 +25,10 @@ const MAX_OWN_TEXT: usize = 16 << 20;
 const STACK: usize = 256 << 20;
 /// Hundreds of times what a long conversation takes.
 const DEADLINE: Duration = Duration::from_millis(500);
-/// How often the process is looked at, and what it may grow by: far more than a long conversation's text.
-const LOOK: Duration = Duration::from_millis(2);
+/// How often the process is looked at: a real template has ended before the first time, so that what other threads take is
+/// not held against it.
+const LOOK: Duration = Duration::from_millis(10);
+/// What the process may grow by: far more than a long conversation's text.
 const MAX_GROWTH: usize = 64 << 20;
 /// No template pads to more columns; digits of a larger number.
 const MAX_WIDTH_DIGITS: usize = 4;
