@@ -99,6 +99,13 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Error> {
         Some(name) => Isa::named(name).map_err(|error| Error::Usage(format!("--isa: {error}")))?,
         None => Isa::from_environment().map_err(|error| Error::Usage(format!("REGARD_ISA: {error}")))?,
     };
+    // Said before the work, not after it.
+    if let Some(folder) = arguments.chart.as_ref().and_then(|path| path.parent())
+        && !folder.as_os_str().is_empty()
+        && !folder.is_dir()
+    {
+        return Err(Error::Usage(format!("--chart: there is no folder {}", folder.display())));
+    }
     let threads = arguments.threads.map_or_else(cores, NonZeroUsize::get);
     let machine = || Machine::new(threads).map_err(regard_attention::Error::from);
     let results = match &arguments.model {

@@ -56,6 +56,14 @@ pub(crate) enum Error {
         /// Tokens that the model was made for.
         limit: usize,
     },
+    /// A context that there is no memory for.
+    #[error("a context of {context} tokens cannot be had: {source}; give a smaller --context")]
+    Context {
+        /// What was asked for.
+        context: usize,
+        /// Why not.
+        source: Box<regard_models::Error>,
+    },
     /// A text without a single window.
     #[error("{}: {tokens} tokens are fewer than one window of {context}{}", path.display(), lower(*tokens))]
     TextTooShort {

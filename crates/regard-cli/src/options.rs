@@ -54,7 +54,9 @@ impl CacheOptions {
         if context > limit {
             say!("a context of {context} tokens is more than the {limit} that the model was made for");
         }
-        Ok(model.session(context, self.cache_dtype.into())?)
+        model
+            .session(context, self.cache_dtype.into())
+            .map_err(|source| Error::Context { context, source: Box::new(source) })
     }
 }
 
