@@ -119,6 +119,7 @@ fn a_deep_expression_needs_no_deep_stack() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "65,536 rows take an interpreter minutes")]
 fn a_large_layout_is_drawn_small() {
     let mut layout = BlockLayout::new();
     layout.compile(&Mask::causal(), 1 << 16, 1 << 16, 0, TileShape { rows: 64, group: 1 }).unwrap();
