@@ -265,8 +265,9 @@ impl Cache {
 }
 
 impl Plan {
-    /// Computes attention over a cache, for a plan of one batch entry: `q [1, heads, queries, dim_k]` gives `out [1, heads, queries, dim_v]`, and where
-    /// asked `lse [1, heads, queries, 1]`. The plan's number of keys is the cache's length, see [`Plan::resize`].
+    /// Computes attention over a cache, for a plan of one batch entry: `q [1, heads, queries, dim_k]` gives
+    /// `out [1, heads, queries, dim_v]`, and where asked `lse [1, heads, queries, 1]`, the natural logarithm of the sum of
+    /// exponentials. The plan's number of keys is the cache's length, see [`Plan::resize`].
     ///
     /// # Errors
     /// A shape is not the plan's, or there is no memory for the scratch.

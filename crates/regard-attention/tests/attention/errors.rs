@@ -71,6 +71,14 @@ fn scales_are_finite() {
 }
 
 #[test]
+fn a_size_that_cannot_be_leaves_the_plan_as_it_was() {
+    let mut plan = Plan::new(SHAPE, &Mask::causal(), &Options::default()).expect("a plan");
+    let before = plan.to_string();
+    assert!(plan.resize(usize::MAX, usize::MAX).is_err());
+    assert_eq!((plan.shape(), plan.to_string()), (SHAPE, before));
+}
+
+#[test]
 fn arrays_that_do_not_fit() {
     let array = |shape: [usize; 4]| ndarray::Array4::<f32>::from_elem(shape, 0.5);
     let call = |[q, k, v]: [[usize; 4]; 3]| {
