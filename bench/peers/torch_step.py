@@ -45,6 +45,8 @@ class Attention:
 
     def __init__(self, request):
         case, inputs = request["case"], request["inputs"]
+        if isinstance(case["queries"], list):
+            raise ValueError("PyTorch has no packed sequences here")
         batch, heads, kv_heads, queries, keys, dim = (
             case[k] for k in ("batch", "heads", "kv_heads", "queries", "keys", "dim")
         )
@@ -57,7 +59,8 @@ class Attention:
         for tensor in (self.q, self.k, self.v):
             tensor.requires_grad_(self.backward)
         self.options = mask(case) | ({"enable_gqa": True} if heads != kv_heads else {})
-        self.copies = math.ceil(FROM_MEMORY / (self.k.nbytes + self.v.nbytes)) if queries == 1 else 1
+        decoding = queries == 1 and not self.backward
+        self.copies = math.ceil(FROM_MEMORY / (self.k.nbytes + self.v.nbytes)) if decoding else 1
         pairs = [(self.k, self.v)] + [(self.k.clone(), self.v.clone()) for _ in range(self.copies - 1)]
         self.pairs = itertools.cycle(pairs)
 

@@ -2,10 +2,10 @@
 
 use ndarray::{Array3, Array4, ArrayView4};
 use regard_masks::Mask;
-use regard_memory::{Arena, Tensor, TensorMut};
+use regard_memory::{Tensor, TensorMut};
 use regard_threads::Pool;
 
-use crate::{Element, Error, Options, Plan, Shape};
+use crate::{Error, Inputs, Options, Outputs, Plan, Real, Shape};
 
 /// Softmax attention: `q [batch, heads, queries, dim_k]`, `k [batch, kv_heads, keys, dim_k]`,
 /// `v [batch, kv_heads, keys, dim_v]` give `[batch, heads, queries, dim_v]`.
@@ -15,7 +15,7 @@ use crate::{Element, Error, Options, Plan, Shape};
 ///
 /// # Errors
 /// The shapes do not fit, or the strides are not such.
-pub fn attention<T: Element>(
+pub fn attention<T: Real>(
     q: ArrayView4<'_, T>,
     k: ArrayView4<'_, T>,
     v: ArrayView4<'_, T>,
@@ -28,29 +28,25 @@ pub fn attention<T: Element>(
 ///
 /// # Errors
 /// As [`attention`], and where an option is not usable.
-pub fn attention_with<T: Element>(
+pub fn attention_with<T: Real>(
     q: ArrayView4<'_, T>,
     k: ArrayView4<'_, T>,
     v: ArrayView4<'_, T>,
     mask: &Mask,
     options: &Options,
-) -> Result<(Array4<T>, Array3<f32>), Error> {
+) -> Result<(Array4<T>, Array3<T::Wide>), Error> {
     let view = |name, array| Tensor::try_from(array).map_err(|error: regard_memory::Error| error.named(name));
     let (q, k, v) = (view("queries", q)?, view("keys", k)?, view("values", v)?);
     let shape = Shape::of(&q, &k, &v)?;
     let Shape { batch, heads, queries, dim_v, .. } = shape;
     let plan = Plan::new(shape, mask, options)?;
     let mut out = vec![T::default(); batch * heads * queries * dim_v];
-    let mut lse = vec![0.0; batch * heads * queries];
-    plan.run(
-        q,
-        k,
-        v,
+    let mut lse = vec![T::Wide::default(); batch * heads * queries];
+    let outputs = Outputs::state(
         TensorMut::contiguous(&mut out, [batch, heads, queries, dim_v])?,
-        Some(TensorMut::contiguous(&mut lse, [batch, heads, queries, 1])?),
-        &mut Arena::new(),
-        Pool::global(),
-    )?;
+        TensorMut::contiguous(&mut lse, [batch, heads, queries, 1])?,
+    );
+    T::run(&plan, &Inputs::new(q, k, v), outputs, Pool::global())?;
     let out = Array4::from_shape_vec((batch, heads, queries, dim_v), out).expect("the vector was made for the shape");
     let lse = Array3::from_shape_vec((batch, heads, queries), lse).expect("the vector was made for the shape");
     Ok((out, lse))

@@ -1,5 +1,7 @@
 //! What can be wrong with a call.
 
+use crate::CacheDtype;
+
 /// A call of attention that cannot be done.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
@@ -36,6 +38,39 @@ pub enum Error {
         /// Tokens to be appended.
         more: usize,
     },
+    /// The pool has too few pages left.
+    #[error("the pool has {used} of {limit} pages in use, {more} more do not fit")]
+    PoolFull {
+        /// Pages in use.
+        used: usize,
+        /// Pages that there may be.
+        limit: usize,
+        /// Pages that are needed.
+        more: usize,
+    },
+    /// Caches of one call store different numbers.
+    #[error("caches of one call store {first:?} and {other:?}")]
+    CacheDtypes {
+        /// What the first one stores.
+        first: CacheDtype,
+        /// What another one does.
+        other: CacheDtype,
+    },
+    /// A call over a shared prefix is told of what it cannot have.
+    #[error("attention over a shared prefix takes no lengths, segments, offsets of each, dropout, bias or slopes")]
+    Unshared,
+    /// Packed sequences share keys, whose gradients would be written twice.
+    #[error("packed sequences share keys: the backward pass needs them apart")]
+    SharedKeys,
+    /// A gradient is asked for of what is not there.
+    #[error("a gradient of `{tensor}` is asked for, which the call does not have")]
+    NoTerm {
+        /// Which input.
+        tensor: &'static str,
+    },
+    /// The plan is of packed sequences, which have no lengths to be changed.
+    #[error("the plan is of packed sequences: make a new one for others")]
+    Packed,
     /// `REGARD_ISA` names an instruction set that this CPU does not have.
     #[error("REGARD_ISA: {0}")]
     Isa(#[from] regard_simd::IsaError),

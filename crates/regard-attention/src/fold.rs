@@ -2,11 +2,12 @@
 
 use std::ops::Range;
 
-use regard_kernels::{Error, Kernels, Number, Operand, PANEL, ROWS, RowState, ScoreTile};
-use regard_masks::{BlockLayout, Span, Spans};
+use regard_kernels::{Ending, Error, Int8, Kernels, Number, Operand, PANEL, ROWS, RowState, ScoreTile, Stretch};
+use regard_masks::{BlockLayout, Gathered, Span, Spans};
 use regard_memory::{Frame, Need};
 
 use crate::panels::{PanelSize, Panels};
+use crate::scoring::{Keys, Scoring};
 
 /// Panels that one softmax goes over: 1024 keys. Fewer pay for more rescaling of the sums (on the dense 2048 case of a
 /// Zen 5, 128 keys −9%, 512 keys −2%); with more, keys and values of a block (512 KiB in f32, heads of 64) would leave the
@@ -25,6 +26,8 @@ pub(crate) struct QueryBlock<'a, E: Operand> {
     /// `[tiles][ROWS][width]`.
     sums: &'a mut [f32],
     scores: &'a mut [f32],
+    /// A panel of gathered keys, and one of their values.
+    gathered: (&'a mut [E::B], &'a mut [E::B]),
     size: PanelSize,
 }
 
@@ -33,6 +36,8 @@ impl<'a, E: Operand> QueryBlock<'a, E> {
         Need::of::<E::A>(tiles * ROWS * size.steps)
             .and(Need::of::<f32>(tiles * ROWS * size.width))
             .and(Need::of::<f32>(ScoreTile::words(BLOCK * PANEL)))
+            .and(Need::of::<E::B>(size.keys))
+            .and(Need::of::<E::B>(size.values))
     }
 
     /// A block that has seen no key yet.
@@ -42,14 +47,21 @@ impl<'a, E: Operand> QueryBlock<'a, E> {
             states: [RowState::default(); TILES],
             sums: frame.take_zeroed(tiles * ROWS * size.width),
             scores: frame.take(ScoreTile::words(BLOCK * PANEL)),
+            gathered: (frame.take(size.keys), frame.take(size.values)),
             size,
         }
     }
 
     /// Writes the result of row `row` of the block, and gives its log-sum-exp.
-    pub(crate) fn finish<T: Number>(&self, kernels: Kernels, row: usize, out: &mut [T]) -> Result<f32, Error> {
+    pub(crate) fn finish<T: Number>(
+        &self,
+        kernels: Kernels,
+        row: usize,
+        ending: Ending,
+        out: &mut [T],
+    ) -> Result<f32, Error> {
         let (tile, r, width) = (row / ROWS, row % ROWS, self.size.width);
-        kernels.finish(&self.states[tile], r, &self.sums[tile * ROWS * width..][..ROWS * width], width, out)
+        kernels.finish(&self.states[tile], r, &self.sums[tile * ROWS * width..][..ROWS * width], width, ending, out)
     }
 }
 
@@ -60,14 +72,13 @@ pub(crate) struct Job<'a, E: Operand> {
     pub layout: &'a BlockLayout,
     pub tiles: Range<usize>,
     pub panels: Range<usize>,
-    /// What a score is multiplied by to become an exponent of 2.
-    pub factor: f32,
+    pub scoring: Scoring<'a>,
 }
 
 impl<E: Operand> Job<'_, E> {
     /// For each live tile: score = Q·Kᵀ, cut at the mask's rim, softmax into the state, add P·V.
     pub(crate) fn fold(&self, block: &mut QueryBlock<'_, E>) -> Result<(), Error> {
-        let size = self.head.size;
+        let size = self.head.size();
         let rows = self.layout.tile_shape();
         let all_rows = self.layout.n_q() * rows.group;
         let mut scores = ScoreTile::new(block.scores, BLOCK * PANEL)?;
@@ -76,6 +87,7 @@ impl<E: Operand> Job<'_, E> {
             *cursor = Cursor::new(self.layout.tile(tile), self.panels.start);
         }
         let live = self.tiles.len();
+        let mut pieces = Pieces::default();
         let mut from = self.panels.start;
         // The next block of keys that any tile keeps some of. Blocks stand at fixed places: where a tile's keys are cut does
         // not depend on the tiles beside it.
@@ -86,57 +98,276 @@ impl<E: Operand> Job<'_, E> {
                 break;
             }
             for (at, tile) in self.tiles.clone().enumerate() {
-                let rows = ROWS.min(all_rows - tile * ROWS);
-                let mut pieces: [Option<(usize, Span<'_>)>; BLOCK] = [const { None }; BLOCK];
-                let mut count = 0;
+                let rows = tile * ROWS..all_rows.min(tile * ROWS + ROWS);
+                pieces.clear();
+                while let Some(span) = self.take(&mut cursors[at], until) {
+                    self.push(span, rows.len(), &mut pieces);
+                }
+                if pieces.count == 0 {
+                    continue;
+                }
                 scores.clear();
                 let queries = &block.queries[at * ROWS * size.steps..][..ROWS * size.steps];
-                while let Some(span) = cursors[at].take(until) {
-                    let panels = span.panels();
-                    let keys = &self.head.keys[panels.start * size.keys..panels.end * size.keys];
-                    let bits = match span {
-                        Span::Rim { bits, .. } => Some(&bits[..rows]),
-                        Span::Full(_) => None,
-                    };
-                    let column = scores.columns();
-                    self.kernels.score::<E>(rows, size.steps, queries, keys, bits, &mut scores)?;
-                    pieces[count] = Some((column, span));
-                    count += 1;
-                }
-                if count == 0 {
-                    continue;
+                self.kernels.score::<E>(rows.len(), size.steps, queries, pieces.stretches(), &mut scores)?;
+                self.scale_scores(rows.len(), &pieces, &mut scores)?;
+                if self.scoring.adjustment.is_some() {
+                    scores.forget_maxima();
+                    for piece in pieces.all() {
+                        let (keys, bits) = (Keys::From(piece.keys.start), piece.bits(piece.keys.start));
+                        let bits = piece.live.map(|_| &bits[..rows.len()]);
+                        self.scoring.adjust(self.kernels, rows.clone(), keys, bits, piece.columns(), &mut scores)?;
+                    }
                 }
                 let state = &mut block.states[at];
                 let sums = &mut block.sums[at * ROWS * size.width..][..ROWS * size.width];
-                self.kernels.softmax::<E>(rows, self.factor, &mut scores, state)?;
-                for i in 0..count {
-                    let Some((column, span)) = &pieces[i] else { break };
-                    let end = pieces.get(i + 1).and_then(|next| next.as_ref().map(|next| next.0));
-                    let keys = end.unwrap_or(scores.columns()) - column;
-                    let panels = span.panels();
-                    let values = &self.head.values[panels.start * size.values..panels.end * size.values];
-                    match span {
-                        // A weight of 0 times a value that is not finite would be NaN.
-                        Span::Rim { panel, bits } if self.head.wild[*panel] != 0 => {
-                            let bits = &bits[..rows];
-                            let kernels = self.kernels;
-                            kernels.accumulate_kept::<E>(bits, &scores, *column, values, size.width, state, sums)?;
-                        }
-                        _ => self.kernels.accumulate::<E>(
-                            rows,
-                            &scores,
-                            (*column, keys),
-                            values,
-                            size.width,
-                            state,
-                            sums,
-                        )?,
-                    }
+                self.kernels.softmax::<E>(rows.len(), self.scoring.factor, &mut scores, state)?;
+                for piece in pieces.all() {
+                    let keys = Keys::From(piece.keys.start);
+                    self.scoring.drop_weights::<E>(self.kernels, rows.clone(), keys, piece.columns(), &mut scores)?;
                 }
+                self.scale_weights(&rows, &pieces, &mut scores)?;
+                self.accumulate(&rows, &pieces, &scores, state, sums)?;
             }
             from = until;
         }
+        // The first split has them all.
+        if self.panels.start == 0 && self.layout.lists() > 0 { self.fold_gathered(block) } else { Ok(()) }
+    }
+
+    /// The same for scattered keys, gathered into panels: tiles that need the same list use the same panel.
+    fn fold_gathered(&self, block: &mut QueryBlock<'_, E>) -> Result<(), Error> {
+        let (size, kernels) = (self.head.size(), self.kernels);
+        let most = self.tiles.clone().map(|tile| self.layout.gathered(tile).len()).max().unwrap_or(0);
+        let all_rows = self.layout.n_q() * self.layout.tile_shape().group;
+        let mut scores = ScoreTile::new(block.scores, BLOCK * PANEL)?;
+        let (keys, values) = (&mut *block.gathered.0, &mut *block.gathered.1);
+        let mut scales = ([0.0; PANEL], [0.0; PANEL]);
+        let mut packed = None;
+        for nth in 0..most {
+            for (at, tile) in self.tiles.clone().enumerate() {
+                let Some(Gathered { list, keys: numbers, bits }) = self.layout.gathered(tile).nth(nth) else {
+                    continue;
+                };
+                if packed != Some(list) {
+                    packed = Some(list);
+                    let panel = |panel| {
+                        let run = self.head.run(panel..panel + 1);
+                        (run.keys, run.values)
+                    };
+                    kernels.gather::<E>((size.steps, size.width), panel, numbers, keys, values)?;
+                    for (place, &key) in numbers.iter().enumerate().filter(|_| E::SCALED) {
+                        let (of_key, of_value) = self.head.scales(key as usize..key as usize + 1);
+                        (scales.0[place], scales.1[place]) = (of_key[0], of_value[0]);
+                    }
+                }
+                let rows = tile * ROWS..all_rows.min(tile * ROWS + ROWS);
+                let live = &bits[..rows.len()];
+                let stretch = Stretch::<E>::rim(keys, live);
+                let columns = stretch.columns();
+                let (first, here) = (columns.start, (0, columns.len()));
+                let some = &numbers[first..numbers.len().min(columns.end)];
+                scores.clear();
+                let queries = &block.queries[at * ROWS * size.steps..][..ROWS * size.steps];
+                kernels.score::<E>(rows.len(), size.steps, queries, &[stretch], &mut scores)?;
+                let piece = Piece { column: 0, keys: columns.clone(), live: Some(live), selects: true };
+                let mut kept = piece.bits(first);
+                if E::SCALED {
+                    scores.forget_maxima();
+                    let live = Some(&kept[..rows.len()]);
+                    kernels.scale_scores(rows.len(), &scales.0[first..], live, here, &mut scores)?;
+                }
+                if self.scoring.adjustment.is_some() {
+                    scores.forget_maxima();
+                    let (keys, bits) = (Keys::Gathered(some), Some(&kept[..rows.len()]));
+                    self.scoring.adjust(kernels, rows.clone(), keys, bits, (0, some.len()), &mut scores)?;
+                }
+                let state = &mut block.states[at];
+                let sums = &mut block.sums[at * ROWS * size.width..][..ROWS * size.width];
+                kernels.softmax::<E>(rows.len(), self.scoring.factor, &mut scores, state)?;
+                let keys = Keys::Gathered(some);
+                self.scoring.drop_weights::<E>(kernels, rows.clone(), keys, (0, some.len()), &mut scores)?;
+                let values = &values[first / E::DEPTH * size.width..];
+                let wild = some.iter().any(|&key| self.head.is_wild(key as usize / PANEL));
+                if wild {
+                    for (kept, r) in kept.iter_mut().zip(rows.clone()) {
+                        *kept = self.scoring.kept(r, keys, *kept);
+                    }
+                }
+                if E::SCALED {
+                    let live = Some(&kept[..rows.len()]);
+                    kernels.scale_weights::<Int8>(rows.len(), &scales.1[first..], live, here, &mut scores)?;
+                }
+                if E::SCALED || !wild {
+                    kernels.accumulate::<E>(rows.len(), &scores, here, values, size.width, state, sums)?;
+                    continue;
+                }
+                kernels.accumulate_kept::<E>(&kept[..rows.len()], &scores, 0, values, size.width, state, sums)?;
+            }
+        }
         Ok(())
+    }
+
+    /// The next span of a tile before panel `until`, cut where a run of panels ends.
+    fn take<'s>(&self, cursor: &mut Cursor<'s>, until: usize) -> Option<Span<'s>> {
+        let next = cursor.peek()?;
+        cursor.take(until.min(self.head.run_end(next)))
+    }
+
+    /// Adds to the pieces what a tile of so many rows scores of a span.
+    fn push<'s>(&'s self, span: Span<'s>, rows: usize, pieces: &mut Pieces<'s, E>) {
+        let panels = span.panels();
+        let run = self.head.run(panels.clone());
+        let wild = run.wild.iter().any(|&wild| wild != 0);
+        match span {
+            Span::Rim { bits, .. } => {
+                let live = &bits[..rows];
+                pieces.push(Stretch::rim(run.keys, live), panels.start, Some(live), wild);
+            }
+            // What the layout keeps whole a bias may mask. Panel by panel, so that where spans are cut changes no bit.
+            Span::Full(_) if wild && self.scoring.may_mask() => {
+                for panel in panels {
+                    let keys = self.head.run(panel..panel + 1).keys;
+                    pieces.push(Stretch::whole(keys, 1), panel, None, self.head.is_wild(panel));
+                }
+            }
+            Span::Full(_) => pieces.push(Stretch::whole(run.keys, panels.len()), panels.start, None, false),
+        }
+    }
+
+    /// Multiplies scores by the scales of their keys, if those have some.
+    fn scale_scores(&self, rows: usize, pieces: &Pieces<'_, E>, scores: &mut ScoreTile<'_>) -> Result<(), Error> {
+        if E::SCALED {
+            scores.forget_maxima();
+            for piece in pieces.all() {
+                let (bits, (scales, _)) = (piece.bits(piece.keys.start), self.head.scales(piece.keys.clone()));
+                let live = piece.live.map(|_| &bits[..rows]);
+                self.kernels.scale_scores(rows, scales, live, piece.columns(), scores)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Multiplies weights by the scales of their values, if those have some.
+    fn scale_weights(
+        &self,
+        rows: &Range<usize>,
+        pieces: &Pieces<'_, E>,
+        scores: &mut ScoreTile<'_>,
+    ) -> Result<(), Error> {
+        if E::SCALED {
+            for piece in pieces.all() {
+                let (kept, (_, scales)) = (self.kept(piece, rows), self.head.scales(piece.keys.clone()));
+                let live = (piece.live.is_some() || piece.selects).then_some(&kept[..rows.len()]);
+                self.kernels.scale_weights::<Int8>(rows.len(), scales, live, piece.columns(), scores)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The bits of a piece's keys that each row keeps; those that a bias masks only where that matters.
+    fn kept(&self, piece: &Piece<'_>, rows: &Range<usize>) -> [u64; ROWS] {
+        let mut kept = piece.bits(piece.keys.start);
+        for (kept, r) in kept.iter_mut().zip(rows.clone()).filter(|_| piece.selects) {
+            *kept = self.scoring.kept(r, Keys::From(piece.keys.start), *kept);
+        }
+        kept
+    }
+
+    /// Adds P·V of a tile's scores.
+    fn accumulate(
+        &self,
+        rows: &Range<usize>,
+        pieces: &Pieces<'_, E>,
+        scores: &ScoreTile<'_>,
+        state: &mut RowState,
+        sums: &mut [f32],
+    ) -> Result<(), Error> {
+        let (size, kernels) = (self.head.size(), self.kernels);
+        // Numbers with a scale are finite themselves, and the weights of those whose scale is not are right by now.
+        let selects = |piece: &Piece<'_>| piece.selects && !E::SCALED;
+        let mut pieces = pieces.all().peekable();
+        while let Some(piece) = pieces.next() {
+            let mut keys = piece.keys.clone();
+            if !selects(piece) {
+                // Neighbours in one run are one product.
+                let run_end = self.head.run_end(keys.start / PANEL);
+                let joins = |next: &Piece<'_>, end| !selects(next) && next.keys.start == end && end / PANEL < run_end;
+                while let Some(next) = pieces.next_if(|next| joins(next, keys.end)) {
+                    keys.end = next.keys.end;
+                }
+                let (columns, values) = ((piece.column, keys.len()), self.head.values(keys));
+                kernels.accumulate::<E>(rows.len(), scores, columns, values, size.width, state, sums)?;
+                continue;
+            }
+            // A weight of 0 times a value that is not finite would be NaN.
+            let kept = self.kept(piece, rows);
+            let (kept, values) = (&kept[..rows.len()], self.head.values(keys));
+            kernels.accumulate_kept::<E>(kept, scores, piece.column, values, size.width, state, sums)?;
+        }
+        Ok(())
+    }
+}
+
+/// What a tile scores of a span.
+#[derive(Clone, Default)]
+struct Piece<'a> {
+    /// The column of its first key.
+    column: usize,
+    keys: Range<usize>,
+    /// Of a rim, the bits of its panel, a word a row.
+    live: Option<&'a [u64]>,
+    /// Whether removed pairs must not be looked at: a value is not finite. Then it is of one panel.
+    selects: bool,
+}
+
+impl Piece<'_> {
+    fn columns(&self) -> (usize, usize) {
+        (self.column, self.keys.len())
+    }
+
+    /// The bits that each row keeps of the keys from `first` on.
+    fn bits(&self, first: usize) -> [u64; ROWS] {
+        let Some(live) = self.live else { return [u64::MAX; ROWS] };
+        std::array::from_fn(|r| live.get(r).map_or(0, |bits| bits >> (first % PANEL)))
+    }
+}
+
+/// What a tile scores of a block of keys.
+struct Pieces<'a, E: Operand> {
+    stretches: [Stretch<'a, E>; BLOCK],
+    pieces: [Piece<'a>; BLOCK],
+    count: usize,
+    columns: usize,
+}
+
+impl<E: Operand> Default for Pieces<'_, E> {
+    fn default() -> Self {
+        let stretches = std::array::from_fn(|_| Stretch::whole(&[], 0));
+        Pieces { stretches, pieces: std::array::from_fn(|_| Piece::default()), count: 0, columns: 0 }
+    }
+}
+
+impl<'a, E: Operand> Pieces<'a, E> {
+    /// A stretch from panel `panel` on.
+    fn push(&mut self, stretch: Stretch<'a, E>, panel: usize, live: Option<&'a [u64]>, selects: bool) {
+        let (column, columns) = (self.columns, stretch.columns());
+        let keys = panel * PANEL + columns.start..panel * PANEL + columns.end;
+        self.columns += keys.len();
+        self.stretches[self.count] = stretch;
+        self.pieces[self.count] = Piece { column, keys, live, selects };
+        self.count += 1;
+    }
+
+    fn clear(&mut self) {
+        (self.count, self.columns) = (0, 0);
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Piece<'a>> {
+        self.pieces[..self.count].iter()
+    }
+
+    fn stretches(&self) -> &[Stretch<'a, E>] {
+        &self.stretches[..self.count]
     }
 }
 

@@ -2,13 +2,13 @@
 
 use half::{bf16, f16};
 use regard_kernels::{Bf16, F32, Number, Operand, PANEL};
-use regard_memory::{Arena, Frame, Need, Tensor, TensorMut, chunks_of};
+use regard_memory::{Arena, Frame, Need, Rows, Tensor, TensorMut, chunks_of};
 use regard_threads::Pool;
 
-use crate::panels::{PanelSize, Panels, PanelsMut};
-use crate::shape::expect;
+use crate::panels::{PanelSize, Panels, Run, RunMut};
+use crate::plan::{Phase, Unit};
 use crate::task::{Failure, Fold};
-use crate::{Error, Plan, Regime, Shape};
+use crate::{Error, Inputs, Outputs, Plan, Regime, Shape, Terms};
 
 /// Packed keys and values of the heads in flight take at most this much (and one head at least): they are read again by
 /// every block of queries, and so are meant for the third-level cache.
@@ -39,123 +39,261 @@ impl Element for f16 {
 impl Plan {
     /// Computes attention.
     ///
-    /// `q [batch, heads, queries, dim_k]`, `k [batch, kv_heads, keys, dim_k]`, `v [batch, kv_heads, keys, dim_v]` give
-    /// `out [batch, heads, queries, dim_v]`, and where asked `lse [batch, heads, queries, 1]`, the natural logarithm of the
-    /// sum of exponentials of a query's scores. A query that sees no key has the result 0 and the log-sum-exp −∞.
+    /// A query that sees no key has the result 0 and, without a sink, the log-sum-exp −∞.
+    ///
+    /// ```
+    /// use regard_attention::{Inputs, Options, Outputs, Plan, Shape};
+    /// use regard_masks::Mask;
+    /// use regard_memory::{Arena, Tensor, TensorMut};
+    /// use regard_threads::Pool;
+    ///
+    /// let shape = Shape { batch: 1, heads: 2, kv_heads: 1, queries: 3, keys: 3, dim_k: 4, dim_v: 4 };
+    /// let numbers = |n: usize| -> Vec<f32> { (0..n).map(|i| (i as f32 * 0.7).sin()).collect() };
+    /// let (q, k, v) = (numbers(2 * 3 * 4), numbers(3 * 4), numbers(3 * 4));
+    /// let mut inputs = Inputs::new(
+    ///     Tensor::contiguous(&q, [1, 2, 3, 4])?,
+    ///     Tensor::contiguous(&k, [1, 1, 3, 4])?,
+    ///     Tensor::contiguous(&v, [1, 1, 3, 4])?,
+    /// );
+    /// inputs.terms.sinks = Some(&[0.5, -1.0]);
+    /// let (mut out, mut lse) = (vec![0f32; 2 * 3 * 4], vec![0f32; 2 * 3]);
+    /// let outputs = Outputs::state(
+    ///     TensorMut::contiguous(&mut out, [1, 2, 3, 4])?,
+    ///     TensorMut::contiguous(&mut lse, [1, 2, 3, 1])?,
+    /// );
+    /// let plan = Plan::new(shape, &Mask::causal(), &Options::default())?;
+    /// plan.run(&inputs, outputs, &mut Arena::new(), Pool::global())?;
+    /// # Ok::<(), regard_attention::Error>(())
+    /// ```
     ///
     /// # Errors
-    /// A tensor's shape is not the plan's, or there is no memory for the scratch.
-    #[allow(clippy::too_many_arguments, reason = "three tensors in, two out, and what the call runs on")]
-    pub fn run<T: Element>(
+    /// A tensor's shape is not the plan's, or there is no memory for the scratch; then nothing is written.
+    pub fn run<T: Element, O: Number>(
         &self,
-        q: Tensor<'_, T>,
-        k: Tensor<'_, T>,
-        v: Tensor<'_, T>,
-        out: TensorMut<'_, T>,
-        lse: Option<TensorMut<'_, f32>>,
+        inputs: &Inputs<'_, T>,
+        outputs: Outputs<'_, O>,
         scratch: &mut Arena,
         pool: &Pool,
     ) -> Result<(), Error> {
-        let Shape { batch, heads, kv_heads, queries, keys, dim_k, dim_v } = self.shape;
-        expect("queries", q.shape(), [batch, heads, queries, dim_k])?;
-        expect("keys", k.shape(), [batch, kv_heads, keys, dim_k])?;
-        expect("values", v.shape(), [batch, kv_heads, keys, dim_v])?;
-        expect("out", out.shape(), [batch, heads, queries, dim_v])?;
-        if let Some(lse) = &lse {
-            expect("lse", lse.shape(), [batch, heads, queries, 1])?;
-        }
-        if T::Operand::DEPTH > 1 && !self.kernels.isa().has_bf16_dots() {
-            // Pairs would be taken apart at every use; widened once, they cost what f32 costs.
-            return self.run_as::<T, F32>(q, k, v, out, lse, scratch, pool);
-        }
-        self.run_as::<T, T::Operand>(q, k, v, out, lse, scratch, pool)
-    }
-
-    #[allow(clippy::too_many_arguments, reason = "as `run`")]
-    fn run_as<T: Element, E: Operand>(
-        &self,
-        q: Tensor<'_, T>,
-        k: Tensor<'_, T>,
-        v: Tensor<'_, T>,
-        mut out: TensorMut<'_, T>,
-        lse: Option<TensorMut<'_, f32>>,
-        scratch: &mut Arena,
-        pool: &Pool,
-    ) -> Result<(), Error> {
-        let Shape { batch, heads, kv_heads, queries, keys, dim_k, dim_v } = self.shape;
-        let all = batch * kv_heads;
-        if all * heads * queries == 0 {
+        inputs.check(self.shape, self.sequences.len())?;
+        outputs.check(self.shape)?;
+        if self.shape.batch * self.shape.heads * self.shape.queries == 0 {
             return Ok(());
         }
-        let fold = Fold::<E>::new(self, PanelSize::of::<E>(dim_k, dim_v));
-        let room = Room::of(keys, fold.size);
-        let per_core = self.regime() == Regime::Heads;
-        let in_flight = match per_core {
-            true => pool.threads(),
-            false => (IN_FLIGHT_BYTES / room.need::<E>().bytes().max(1)).clamp(1, all),
+        let query = |unit: Unit, i: usize, g: usize| {
+            let sequence = &self.sequences[unit.sequence];
+            inputs.q.rows(sequence.batch, unit.head * self.shape.group() + g).row(sequence.queries.start + i)
         };
-        let need = room.need::<E>().times(in_flight).and(fold.need(in_flight, pool.threads()));
-        let mut frame = scratch.frame(need.and(Need::of::<f32>(batch * heads * queries)))?;
+        let (keys, values) = (inputs.k, inputs.v);
+        if pairs_are_slow::<T>(self) {
+            return self.run_as::<T, F32, O>(query, Some(inputs.q), keys, values, inputs.terms, outputs, scratch, pool);
+        }
+        self.run_as::<T, T::Operand, O>(query, Some(inputs.q), keys, values, inputs.terms, outputs, scratch, pool)
+    }
+
+    /// [`Plan::run`] of one sequence, whose queries are given by head and row.
+    pub(crate) fn run_queries<'d, T: Element, O: Number>(
+        &self,
+        query: impl Fn(usize, usize) -> &'d [T] + Sync,
+        keys: Tensor<'_, T>,
+        values: Tensor<'_, T>,
+        outputs: Outputs<'_, O>,
+        scratch: &mut Arena,
+        pool: &Pool,
+    ) -> Result<(), Error> {
+        let query = |unit: Unit, i: usize, g: usize| query(unit.head * self.shape.group() + g, i);
+        if pairs_are_slow::<T>(self) {
+            return self.run_as::<T, F32, O>(query, None, keys, values, Terms::default(), outputs, scratch, pool);
+        }
+        self.run_as::<T, T::Operand, O>(query, None, keys, values, Terms::default(), outputs, scratch, pool)
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "the inputs one by one: queries may come from anywhere")]
+    fn run_as<'d, T: Element, E: Operand, O: Number>(
+        &self,
+        query: impl Fn(Unit, usize, usize) -> &'d [T] + Sync,
+        queries: Option<Tensor<'_, T>>,
+        keys: Tensor<'_, T>,
+        values: Tensor<'_, T>,
+        terms: Terms<'_>,
+        outputs: Outputs<'_, O>,
+        scratch: &mut Arena,
+        pool: &Pool,
+    ) -> Result<(), Error> {
+        let Shape { batch, heads, queries: most_queries, dim_k, dim_v, .. } = self.shape;
+        let size = PanelSize::of::<E>(dim_k, dim_v);
+        let packed = self.phases.each_ref().map(|phase| {
+            let fold = Fold::<E>::new(self, phase, size, terms);
+            Packed { room: Room::of(fold.panels(), size), fold, queries, keys, values }
+        });
+        let most = packed.iter().map(|packed| packed.need(pool.threads())).fold(Need::NONE, Need::or);
+        let mut frame = scratch.frame(most.and(Need::of::<f32>(batch * heads * most_queries)))?;
+        let Outputs { mut out, lse } = outputs;
         let mut lse = match lse {
             Some(lse) => lse,
-            None => TensorMut::contiguous(frame.take(batch * heads * queries), [batch, heads, queries, 1])?,
+            None => {
+                let shape = [batch, heads, most_queries, 1];
+                TensorMut::contiguous(frame.take(batch * heads * most_queries), shape)?
+            }
         };
-        let query = |head: usize, i: usize, g: usize| q.rows(head / kv_heads, head % kv_heads * fold.group + g).row(i);
-        let source = |head: usize| (k.rows(head / kv_heads, head % kv_heads), v.rows(head / kv_heads, head % kv_heads));
-
-        if per_core {
-            let failure = Failure::default();
-            let workers = frame.split(pool.threads(), room.need::<E>().and(fold.worker_need()));
-            let parts = (out.block_parts(fold.group, queries), lse.block_parts(fold.group, queries));
-            pool.run_in(workers, parts, |frame, head, (mut out, mut lse)| {
-                failure.catch(|| {
-                    let mut frame = frame.scope();
-                    let mut panels = room.take::<E>(&mut frame, 1);
-                    let (k, v) = source(head);
-                    panels.write(self.kernels, 0, k, v)?;
-                    fold.head(&mut frame, panels.as_ref(), |i, g| query(head, i, g), &mut out, &mut lse)
-                });
-            });
-            return failure.into_result();
-        }
-
-        for first in (0..all).step_by(in_flight) {
-            let heads = first..all.min(first + in_flight);
-            let mut frame = frame.scope();
-            let packed = room.take::<E>(&mut frame, heads.len());
-            let (size, chunks) = (fold.size, room.panels / room.chunk);
-            let parts = (
-                chunks_of(packed.keys, room.chunk * size.keys),
-                chunks_of(packed.values, room.chunk * size.values.max(1)),
-                chunks_of(packed.wild, room.chunk),
-            );
-            let failure = Failure::default();
-            pool.run(parts, |chunk, (packed_keys, packed_values, wild)| {
-                let (k, v) = source(first + chunk / chunks);
-                let from = (chunk % chunks * room.chunk * PANEL).min(keys);
-                let until = (from + room.chunk * PANEL).min(keys);
-                let mut panels = PanelsMut::<E> { size, keys: packed_keys, values: packed_values, wild };
-                let (k, v) = (k.block(from..until, 0..dim_k), v.block(from..until, 0..dim_v));
-                failure.catch(|| Ok(panels.write(self.kernels, 0, k, v)?));
-            });
-            failure.into_result()?;
-            let (packed_keys, packed_values, wild) = (&*packed.keys, &*packed.values, &*packed.wild);
-            let panels = |head: usize| {
-                let at = (head - first) * room.panels;
-                Panels::<E> {
-                    size,
-                    keys: &packed_keys[at * size.keys..][..room.panels * size.keys],
-                    values: &packed_values[at * size.values..][..room.panels * size.values],
-                    wild: &wild[at..][..room.panels],
-                }
-            };
-            fold.heads(heads, panels, query, out.reborrow(), lse.reborrow(), &mut frame, pool)?;
+        self.clear_dead(&mut out, &mut lse);
+        for packed in &packed {
+            packed.run(&query, out.reborrow(), lse.reborrow(), &mut frame.scope(), pool)?;
         }
         Ok(())
     }
+
+    /// Queries of no sequence: no result.
+    pub(crate) fn clear_dead<O: Number>(&self, out: &mut TensorMut<'_, O>, lse: &mut TensorMut<'_, f32>) {
+        for (batch, rows) in &self.dead {
+            for head in 0..self.shape.heads {
+                for row in rows.clone() {
+                    out.rows_mut(*batch, head).row_mut(row).fill(O::default());
+                    lse.rows_mut(*batch, head).row_mut(row)[0] = f32::NEG_INFINITY;
+                }
+            }
+        }
+    }
 }
 
-/// The room that a head's panels take: a whole number of chunks, which are packed one by one.
+/// Whether pairs would be taken apart at every use; widened once, they cost what f32 costs.
+fn pairs_are_slow<T: Element>(plan: &Plan) -> bool {
+    T::Operand::DEPTH > 1 && !plan.kernels.isa().has_bf16_dots()
+}
+
+/// A phase whose keys and values are packed for the call.
+pub(crate) struct Packed<'p, 'a, T, E: Operand> {
+    pub fold: Fold<'p, 'a, E>,
+    room: Room,
+    /// The queries, where they lie in a tensor as the plan says.
+    queries: Option<Tensor<'a, T>>,
+    keys: Tensor<'a, T>,
+    values: Tensor<'a, T>,
+}
+
+impl<'a, T: Element, E: Operand> Packed<'_, 'a, T, E> {
+    fn phase(&self) -> &Phase {
+        self.fold.phase
+    }
+
+    /// Units whose panels are there at once: one a thread where each packs its own, else what the cache holds.
+    fn in_flight(&self, threads: usize) -> usize {
+        match self.phase().regime {
+            Regime::Heads => threads,
+            _ => (IN_FLIGHT_BYTES / self.room.need::<E>().bytes().max(1)).clamp(1, self.fold.units().max(1)),
+        }
+    }
+
+    fn need(&self, threads: usize) -> Need {
+        if self.fold.units() == 0 {
+            return Need::NONE;
+        }
+        let in_flight = self.in_flight(threads);
+        let general = self.room.need::<E>().times(in_flight).and(self.fold.need(in_flight, threads));
+        if self.phase().regime == Regime::Heads { general.or(self.small_need().times(threads)) } else { general }
+    }
+
+    /// A unit's keys and values.
+    pub(crate) fn source(&self, unit: Unit) -> (Rows<'a, T>, Rows<'a, T>) {
+        let sequence = &self.fold.plan.sequences[unit.sequence];
+        let rows = |tensor: &Tensor<'a, T>| {
+            let rows = tensor.rows(sequence.batch, unit.head);
+            rows.block(sequence.keys.clone(), 0..rows.cols())
+        };
+        (rows(&self.keys), rows(&self.values))
+    }
+
+    fn run<'d, O: Number>(
+        &self,
+        query: impl Fn(Unit, usize, usize) -> &'d [T] + Sync,
+        out: TensorMut<'_, O>,
+        lse: TensorMut<'_, f32>,
+        frame: &mut Frame<'_>,
+        pool: &Pool,
+    ) -> Result<(), Error>
+    where
+        T: 'd,
+    {
+        if self.fold.units() == 0 {
+            return Ok(());
+        }
+        if self.phase().regime == Regime::Heads {
+            return self.run_heads(query, out, lse, frame, pool);
+        }
+        let in_flight = self.in_flight(pool.threads());
+        let (mut out, mut lse) = (out, lse);
+        for first in (0..self.fold.units()).step_by(in_flight) {
+            let units = first..self.fold.units().min(first + in_flight);
+            let mut frame = frame.scope();
+            let packed = self.room.take::<E>(&mut frame, units.len());
+            let packed = self.pack(units.clone(), packed, pool)?;
+            let panels = |unit: usize| {
+                let at = (unit - first) * self.room.panels;
+                Panels::Whole(packed.part(at..at + self.room.panels))
+            };
+            self.fold.run(units, panels, &query, out.reborrow(), lse.reborrow(), &mut frame, pool)?;
+        }
+        Ok(())
+    }
+
+    /// Each task packs a unit for itself.
+    fn run_heads<'d, O: Number>(
+        &self,
+        query: impl Fn(Unit, usize, usize) -> &'d [T] + Sync,
+        out: TensorMut<'_, O>,
+        lse: TensorMut<'_, f32>,
+        frame: &mut Frame<'_>,
+        pool: &Pool,
+    ) -> Result<(), Error>
+    where
+        T: 'd,
+    {
+        let (failure, cuts) = (Failure::default(), &self.phase().units);
+        let each = self.room.need::<E>().and(self.fold.worker_need()).or(self.small_need());
+        let workers = frame.split(pool.threads(), each);
+        let parts = (out.cut(self.fold.group, cuts)?, lse.cut(self.fold.group, cuts)?);
+        pool.run_in(workers, parts, |frame, index, (mut out, mut lse)| {
+            let unit = self.fold.unit(index);
+            failure.catch(|| {
+                let mut frame = frame.scope();
+                if let Some(queries) = self.queries.filter(|_| self.is_small(unit)) {
+                    return self.small(unit, index, queries, &mut frame, &mut out, &mut lse);
+                }
+                let mut panels = self.room.take::<E>(&mut frame, 1);
+                let (keys, values) = self.source(unit);
+                panels.write(self.fold.plan.kernels, 0, keys, values)?;
+                let query = |i, g| query(unit, i, g);
+                self.fold.whole(&mut frame, Panels::Whole(panels.into_run()), unit, query, &mut out, &mut lse)
+            });
+        });
+        failure.into_result()
+    }
+
+    /// Packs units, all cores together, chunk by chunk.
+    fn pack<'f>(&self, units: std::ops::Range<usize>, packed: RunMut<'f, E>, pool: &Pool) -> Result<Run<'f, E>, Error> {
+        let Room { size, panels, chunk } = self.room;
+        let chunks = panels / chunk;
+        let parts = (
+            chunks_of(&mut *packed.keys, chunk * size.keys),
+            chunks_of(&mut *packed.values, chunk * size.values.max(1)),
+            chunks_of(&mut *packed.wild, chunk),
+        );
+        let failure = Failure::default();
+        pool.run(parts, |index, (packed_keys, packed_values, wild)| {
+            let (keys, values) = self.source(self.fold.unit(units.start + index / chunks));
+            let from = (index % chunks * chunk * PANEL).min(keys.rows());
+            let until = (from + chunk * PANEL).min(keys.rows());
+            let mut panels =
+                RunMut::<E> { size, keys: packed_keys, values: packed_values, scales: Default::default(), wild };
+            let (keys, values) = (keys.block(from..until, 0..keys.cols()), values.block(from..until, 0..values.cols()));
+            failure.catch(|| Ok(panels.write(self.fold.plan.kernels, 0, keys, values)?));
+        });
+        failure.into_result()?;
+        Ok(packed.into_run())
+    }
+}
+
+/// The room that a unit's panels take: a whole number of chunks, which are packed one by one.
 #[derive(Clone, Copy)]
 struct Room {
     size: PanelSize,
@@ -164,8 +302,8 @@ struct Room {
 }
 
 impl Room {
-    fn of(keys: usize, size: PanelSize) -> Room {
-        let panels = keys.div_ceil(PANEL).max(1);
+    fn of(panels: usize, size: PanelSize) -> Room {
+        let panels = panels.max(1);
         let chunks = panels.div_ceil(PACKED_AT_ONCE);
         let chunk = panels.div_ceil(chunks);
         Room { size, panels: chunks * chunk, chunk }
@@ -177,12 +315,13 @@ impl Room {
             .and(Need::of::<u8>(self.panels))
     }
 
-    fn take<'a, E: Operand>(&self, frame: &mut Frame<'a>, heads: usize) -> PanelsMut<'a, E> {
-        let panels = heads * self.panels;
-        PanelsMut {
+    fn take<'a, E: Operand>(&self, frame: &mut Frame<'a>, units: usize) -> RunMut<'a, E> {
+        let panels = units * self.panels;
+        RunMut {
             size: self.size,
             keys: frame.take(panels * self.size.keys),
             values: frame.take(panels * self.size.values.max(1)),
+            scales: Default::default(),
             wild: frame.take(panels),
         }
     }

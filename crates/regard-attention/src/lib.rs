@@ -20,24 +20,45 @@
 //! # Ok::<(), regard_attention::Error>(())
 //! ```
 //!
-//! For repeated calls make a [`Plan`] once; for text generation keep keys and values in a [`Cache`].
+//! For repeated calls make a [`Plan`] once; for text generation keep keys and values in a [`Cache`],
+//! or for many sequences in [`PagedCache`]s, which share what they have in common.
 #![forbid(unsafe_code)]
 
 mod array;
+mod backward;
 mod cache;
+mod call;
+mod display;
+mod double;
 mod error;
 mod fold;
 mod forward;
+mod options;
 mod panels;
 mod plan;
+mod prefix;
+mod real;
+mod scores;
+mod scoring;
+mod sequence;
 mod shape;
+mod small;
 mod state;
 mod task;
+mod terms;
 
 pub use array::{attention, attention_with};
-pub use cache::{Cache, CacheDtype};
+pub use backward::{Differentiable, Gradients, Upstream};
+pub use cache::{Cache, CacheDtype, Cached, PAGE, PagePool, PagedCache};
+pub use call::{Attention, GradientArrays, StateArrays};
 pub use error::Error;
 pub use forward::Element;
-pub use plan::{Options, Plan, Regime};
+pub use options::{Dropout, Offset, Options, Segment, Sequences};
+pub use plan::Plan;
+pub use prefix::SharedPrefix;
+pub use real::Real;
+pub use scores::{Chosen, Stage};
+pub use sequence::{Crossovers, Regime, Sequence};
 pub use shape::Shape;
 pub use state::{State, merge};
+pub use terms::{Inputs, Outputs, Terms};

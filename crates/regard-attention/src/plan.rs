@@ -1,45 +1,25 @@
-//! What is decided before any number is touched: regime, tiles, splits, scratch.
+//! What is decided before any number is touched: sequences, layouts, tasks.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::f64::consts::LOG2_E;
-use std::fmt;
+use std::ops::Range;
+use std::sync::OnceLock;
 
-use regard_kernels::{Kernels, PANEL, ROWS};
-use regard_masks::{BlockLayout, Mask, TileShape};
+use regard_kernels::{Adjustment, Kernels, ROWS};
+use regard_masks::{BlockLayout, Gather, Mask, TileShape};
+use regard_memory::Cuts;
 use regard_simd::Isa;
 
-use crate::fold::{BLOCK, TILES};
-use crate::{Error, Shape};
+use crate::backward::BackwardPlan;
+use crate::sequence::{find_dead, lay_out};
+use crate::{Dropout, Error, Options, Regime, Sequence, Sequences, Shape};
 
-/// Panels of a split: 1024 keys. A split is long enough that merging it (a row of `dim_v`) costs under a percent, and
-/// short enough that a single head of 4096 keys keeps four cores busy.
-const SPLIT: usize = BLOCK;
+/// What gathering costs, in rims: a rim of 64 keys takes a tile half a microsecond, and a key is copied in 0.1.
+const GATHER: Gather = Gather { rim: 1.0, panel: 1.2, key: 0.25 };
 
-/// Keys up to which a task packs a head for itself: its panels then stay in that core's second-level cache (512 keys of
-/// 64 dimensions are 256 KiB of keys and values), and no core waits for another's packing.
-const KEYS_OF_A_HEAD: usize = 512;
-
-/// How the work is cut into tasks. Chosen from one sequence's own sizes, never from the batch or the threads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Regime {
-    /// A task is a key/value head: it packs the head's keys and folds all its queries.
-    Heads,
-    /// All cores pack the heads in flight, then a task is a block of queries.
-    Blocks,
-    /// Few queries: a task is a split of the keys, and the splits' states are merged.
-    Splits,
-}
-
-/// What a caller may say beside the tensors and the mask.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Options {
-    /// What scores are multiplied by; `1/√dim_k` unless given.
-    pub scale: Option<f32>,
-    /// Query `i` stands at key position `i + offset`; `keys − queries` unless given, so that the last query stands at the
-    /// last key. 0 is the top-left rule of some libraries.
-    pub offset: Option<i64>,
-    /// The instruction set; the best of this CPU unless given.
-    pub isa: Option<Isa>,
-}
+/// Runs of a row up to which keys are not scattered: windows, prefixes, and what is between them.
+const FEW_RUNS: usize = 3;
 
 /// Attention of one shape and mask, decided once and run many times.
 ///
@@ -50,39 +30,127 @@ pub struct Options {
 /// let shape = Shape { batch: 1, heads: 8, kv_heads: 2, queries: 1024, keys: 1024, dim_k: 64, dim_v: 64 };
 /// let plan = Plan::new(shape, &Mask::causal(), &Options::default())?;
 /// println!("{plan}");
-/// assert_eq!(plan.live_pairs(), 1024 * 1025 / 2);
+/// assert_eq!(plan.live_pairs(), 8 * 1024 * 1025 / 2);
 /// # Ok::<(), regard_attention::Error>(())
 /// ```
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub(crate) shape: Shape,
     pub(crate) kernels: Kernels,
-    pub(crate) scale: f32,
-    pub(crate) layout: BlockLayout,
-    mask: Mask,
-    offset: Option<i64>,
+    pub(crate) scale: f64,
+    pub(crate) mask: Mask,
+    pub(crate) options: Options,
+    pub(crate) sequences: Vec<Sequence>,
+    /// Rows of queries that are in no sequence.
+    pub(crate) dead: Vec<(usize, Range<usize>)>,
+    /// Whether the mask tells batch entries or heads apart.
+    mask_varies: bool,
+    /// Whether a row of it may have more than a few runs: keys that are scattered.
+    mask_scatters: bool,
+    pub(crate) layouts: Layouts,
+    pub(crate) phases: [Phase; 3],
+    backward: OnceLock<BackwardPlan>,
+}
+
+/// The layouts of a plan.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Layouts {
+    /// Those that differ.
+    pub all: Vec<BlockLayout>,
+    /// Which one each (sequence, key/value head) has; the first where nothing is said.
+    of: Vec<u32>,
+}
+
+impl Layouts {
+    /// The number of the layout of a sequence and head.
+    pub(crate) fn number(&self, sequence: usize, head: usize, kv_heads: usize) -> usize {
+        self.of.get(sequence * kv_heads + head).map_or(0, |&number| number as usize)
+    }
+
+    /// The layout of a sequence and head.
+    pub(crate) fn of(&self, sequence: usize, head: usize, kv_heads: usize) -> &BlockLayout {
+        &self.all[self.number(sequence, head, kv_heads)]
+    }
+}
+
+/// The sequences of one regime: one phase of a call.
+#[derive(Clone, Debug)]
+pub(crate) struct Phase {
+    pub regime: Regime,
+    /// Numbers of sequences.
+    pub sequences: Vec<usize>,
+    /// Their rows of queries, by block.
+    pub cuts: Cuts,
+    /// Where a task is a head: their rows of queries, by sequence.
+    pub units: Cuts,
+}
+
+impl Phase {
+    /// A key/value head of a sequence, counted over the phase.
+    pub(crate) fn unit(&self, index: usize, kv_heads: usize) -> Unit {
+        Unit { sequence: self.sequences[index / kv_heads], head: index % kv_heads }
+    }
+}
+
+/// A key/value head of a sequence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Unit {
+    pub sequence: usize,
+    pub head: usize,
 }
 
 impl Plan {
     /// Decides how attention of this shape and mask is computed.
     ///
     /// # Errors
-    /// The heads do not form groups, the scale is not finite, or `REGARD_ISA` names what this CPU does not have.
+    /// The heads do not form groups, lengths or segments do not fit the shape, the mask tells other batch entries or heads
+    /// apart than there are, an option is out of its range, or `REGARD_ISA` names what this CPU does not have.
     pub fn new(shape: Shape, mask: &Mask, options: &Options) -> Result<Plan, Error> {
         shape.check()?;
         let isa = match options.isa {
             Some(isa) => isa,
             None => Isa::from_environment()?,
         };
-        let scale = options.scale.unwrap_or(1.0 / (shape.dim_k.max(1) as f32).sqrt());
-        if !((f64::from(scale) * LOG2_E) as f32).is_finite() {
-            let expected = "a number that is finite, times log2(e) too";
-            return Err(Error::Option { option: "scale", has: f64::from(scale), expected });
+        let scale = options.scale.unwrap_or(1.0 / (shape.dim_k.max(1) as f64).sqrt());
+        if !((scale * LOG2_E) as f32).is_finite() {
+            return Err(Error::Option {
+                option: "scale",
+                has: scale,
+                expected: "a number that is finite in f32, times log2(e) too",
+            });
         }
-        let layout = BlockLayout::new();
-        let kernels = Kernels::new(isa);
-        let mut plan = Plan { shape, kernels, scale, layout, mask: mask.clone(), offset: options.offset };
-        plan.compile()?;
+        if let Some(cap) = options.softcap
+            && !(cap > 0.0 && (cap as f32).is_finite() && cap as f32 > 0.0 && (1.0 / cap as f32).is_finite())
+        {
+            return Err(Error::Option { option: "softcap", has: cap, expected: "positive and finite" });
+        }
+        if let Some(Dropout { probability, .. }) = options.dropout
+            && !(0.0..1.0).contains(&probability)
+        {
+            let has = f64::from(probability);
+            return Err(Error::Option { option: "dropout", has, expected: "at least 0 and below 1" });
+        }
+        mask_fits(mask, shape)?;
+        let mut plan = Plan {
+            shape,
+            kernels: Kernels::new(isa),
+            scale,
+            mask: mask.clone(),
+            options: options.clone(),
+            sequences: Vec::new(),
+            dead: Vec::new(),
+            mask_varies: mask.batch()? > 1 || mask.heads()? > 1,
+            mask_scatters: mask.max_runs(usize::MAX) > FEW_RUNS,
+            layouts: Layouts::default(),
+            backward: OnceLock::new(),
+            phases: Regime::ALL.map(|regime| Phase {
+                regime,
+                sequences: Vec::new(),
+                cuts: Cuts::default(),
+                units: Cuts::default(),
+            }),
+        };
+        plan.decide()?;
         Ok(plan)
     }
 
@@ -90,16 +158,48 @@ impl Plan {
     /// the layout's capacity suffices.
     ///
     /// # Errors
-    /// The layout cannot be compiled; the plan stays as it was.
+    /// The plan has lengths or segments of its own, or the layout cannot be compiled; the plan stays as it was.
     pub fn resize(&mut self, queries: usize, keys: usize) -> Result<(), Error> {
-        let before = self.shape;
-        (self.shape.queries, self.shape.keys) = (queries, keys);
-        let compiled = self.compile();
-        if compiled.is_err() {
-            self.shape = before;
-            self.compile()?;
+        self.change(|plan| {
+            (plan.shape.queries, plan.shape.keys) = (queries, keys);
+            Ok(())
+        })
+    }
+
+    /// The same for other lengths of the sequences' keys, a batch entry each: what a loop does that generates several
+    /// texts at once.
+    ///
+    /// # Errors
+    /// There is not a length for each batch entry, the sequences are packed, or a layout cannot be compiled; the plan
+    /// stays as it was.
+    pub fn resize_keys(&mut self, queries: usize, lengths: &[usize]) -> Result<(), Error> {
+        if matches!(self.options.sequences, Sequences::Packed(_)) {
+            return Err(Error::Packed);
         }
-        compiled
+        self.change(|plan| {
+            (plan.shape.queries, plan.shape.keys) = (queries, lengths.iter().copied().max().unwrap_or(0));
+            match &mut plan.options.sequences {
+                Sequences::Lengths { queries: None, keys: Some(keys) } => {
+                    keys.clear();
+                    keys.extend_from_slice(lengths);
+                }
+                other => *other = Sequences::Lengths { queries: None, keys: Some(lengths.to_vec()) },
+            }
+            Ok(())
+        })
+    }
+
+    /// Makes a change, or none.
+    fn change(&mut self, change: impl FnOnce(&mut Plan) -> Result<(), Error>) -> Result<(), Error> {
+        let shape = self.shape;
+        // The lengths are a list; cloning `Whole` allocates nothing.
+        let sequences = self.options.sequences.clone();
+        let changed = change(self).and_then(|()| self.decide());
+        if changed.is_err() {
+            (self.shape, self.options.sequences) = (shape, sequences);
+            self.decide()?;
+        }
+        changed
     }
 
     /// Makes room for layouts of up to this many queries and keys: [`Plan::resize`] within them allocates nothing.
@@ -107,17 +207,106 @@ impl Plan {
     /// # Errors
     /// The layout would be too large.
     pub fn reserve(&mut self, queries: usize, keys: usize) -> Result<(), Error> {
-        Ok(self.layout.reserve(&self.mask, queries, keys, self.tile_shape())?)
+        let tile = self.tile_shape();
+        for layout in &mut self.layouts.all {
+            layout.reserve(&self.mask, queries, keys, tile)?;
+        }
+        Ok(())
     }
 
-    fn tile_shape(&self) -> TileShape {
+    pub(crate) fn tile_shape(&self) -> TileShape {
         TileShape { rows: ROWS, group: self.shape.group() }
     }
 
+    /// Everything that follows from shape, mask and options.
+    fn decide(&mut self) -> Result<(), Error> {
+        let mut sequences = std::mem::take(&mut self.sequences);
+        let laid_out = lay_out(self.shape, &self.options, &mut sequences);
+        self.sequences = sequences;
+        laid_out?;
+        self.backward = OnceLock::new();
+        let queries = self.sequences.iter().map(|sequence| (sequence.batch, sequence.queries.clone()));
+        find_dead((self.shape.batch, self.shape.queries), queries, &mut self.dead);
+        self.compile()?;
+        for phase in &mut self.phases {
+            let of_phase = |sequence: &&Sequence| sequence.regime() == phase.regime && !sequence.queries.is_empty();
+            phase.sequences.clear();
+            // Room for all in every phase: a sequence that grows goes from one to another.
+            phase.sequences.reserve(self.sequences.len());
+            phase.cuts.reserve(self.sequences.len());
+            phase.units.reserve(self.sequences.len());
+            let numbers = self.sequences.iter().enumerate().filter(|(_, sequence)| of_phase(sequence));
+            phase.sequences.extend(numbers.map(|(number, _)| number));
+            let chosen = || self.sequences.iter().filter(of_phase);
+            let blocks = chosen().map(|sequence| (sequence.batch, sequence.queries.clone(), sequence.block));
+            phase.cuts.set(self.shape.kv_heads, blocks)?;
+            if phase.regime == Regime::Heads {
+                let wholes = chosen().map(|s| (s.batch, s.queries.clone(), s.queries.len()));
+                phase.units.set(self.shape.kv_heads, wholes)?;
+            }
+        }
+        // Sequences of different regimes must not share queries either; each phase has checked its own.
+        if self.phases.iter().filter(|phase| !phase.sequences.is_empty()).count() > 1 {
+            let all = self.sequences.iter().map(|sequence| (sequence.batch, sequence.queries.clone(), 1));
+            Cuts::new(1, all)?;
+        }
+        Ok(())
+    }
+
+    /// Compiles the layouts: one where all sequences are alike, else one for each that differs.
     fn compile(&mut self) -> Result<(), Error> {
-        let Shape { queries, keys, .. } = self.shape;
-        let offset = self.offset.unwrap_or(keys as i64 - queries as i64);
-        Ok(self.layout.compile(&self.mask, queries, keys, offset, self.tile_shape())?)
+        let mut layouts = std::mem::take(&mut self.layouts);
+        let compiled = self.lay_out_keys(Some(GATHER), &mut layouts);
+        self.layouts = layouts;
+        compiled
+    }
+
+    pub(crate) fn lay_out_keys(&self, gather: Option<Gather>, layouts: &mut Layouts) -> Result<(), Error> {
+        let (tile, group) = (self.tile_shape(), self.shape.group());
+        let size = |sequence: &Sequence| (sequence.queries.len(), sequence.keys.len(), sequence.offset);
+        let gather = gather.filter(|_| self.mask_scatters);
+        let alike = self.sequences.windows(2).all(|pair| size(&pair[0]) == size(&pair[1]));
+        layouts.of.clear();
+        if alike && !self.mask_varies {
+            let (queries, keys, offset) = self.sequences.first().map_or((0, 0, 0), size);
+            layouts.all.truncate(1);
+            if layouts.all.is_empty() {
+                layouts.all.push(BlockLayout::new());
+            }
+            let masks = std::slice::from_ref(&self.mask);
+            return Ok(layouts.all[0].compile_with(masks, queries, keys, offset, tile, gather)?);
+        }
+        layouts.all.clear();
+        let mut known = HashMap::new();
+        for sequence in &self.sequences {
+            for head in 0..self.shape.kv_heads {
+                let masks: Vec<Mask> = match self.mask_varies {
+                    true => (0..group).map(|g| self.mask.select(sequence.batch, head * group + g)).collect(),
+                    false => vec![self.mask.clone()],
+                };
+                let (queries, keys, offset) = size(sequence);
+                let number = match known.entry((queries, keys, offset, masks)) {
+                    Entry::Occupied(entry) => *entry.get(),
+                    Entry::Vacant(entry) => {
+                        let mut layout = BlockLayout::new();
+                        layout.compile_with(&entry.key().3, queries, keys, offset, tile, gather)?;
+                        layouts.all.push(layout);
+                        *entry.insert(layouts.all.len() as u32 - 1)
+                    }
+                };
+                layouts.of.push(number);
+            }
+        }
+        Ok(())
+    }
+
+    /// What the backward pass needs besides, made when it is first asked for.
+    pub(crate) fn backward_plan(&self) -> Result<&BackwardPlan, Error> {
+        if let Some(backward) = self.backward.get() {
+            return Ok(backward);
+        }
+        let made = BackwardPlan::new(self)?;
+        Ok(self.backward.get_or_init(|| made))
     }
 
     /// The sizes of a call.
@@ -125,50 +314,45 @@ impl Plan {
         self.shape
     }
 
-    /// Which panels of keys each query tile keeps.
-    pub fn layout(&self) -> &BlockLayout {
-        &self.layout
+    /// The sequences of a call.
+    pub fn sequences(&self) -> &[Sequence] {
+        &self.sequences
     }
 
-    /// (query, key) pairs that the mask keeps, of one batch entry and head.
+    /// Which panels of keys each query tile of a sequence and key/value head keeps.
+    ///
+    /// # Panics
+    /// There is no such sequence or head.
+    pub fn layout(&self, sequence: usize, kv_head: usize) -> &BlockLayout {
+        assert!(
+            sequence < self.sequences.len() && kv_head < self.shape.kv_heads,
+            "sequence {sequence}, head {kv_head}"
+        );
+        self.layouts.of(sequence, kv_head, self.shape.kv_heads)
+    }
+
+    /// (query, key) pairs that the mask keeps, over all sequences and query heads.
     pub fn live_pairs(&self) -> u64 {
-        self.layout.live_pairs()
+        let units = |sequence| (0..self.shape.kv_heads).map(move |head| (sequence, head));
+        let all = (0..self.sequences.len()).flat_map(units);
+        all.map(|(sequence, head)| self.layout(sequence, head).cost().live).sum()
     }
 
-    /// Floating-point operations of a call: for each live pair and head two for each dimension of a key, and of a value.
+    /// (query, key) pairs of all sequences and query heads, live or not.
+    pub fn pairs(&self) -> f64 {
+        let pairs = self.sequences.iter().map(|s| s.queries.len() as f64 * s.keys.len() as f64);
+        self.shape.heads as f64 * pairs.sum::<f64>()
+    }
+
+    /// Floating-point operations of a call: for each live pair two for each dimension of a key, and of a value.
     pub fn flops(&self) -> f64 {
-        let Shape { batch, heads, dim_k, dim_v, .. } = self.shape;
-        2.0 * self.live_pairs() as f64 * (batch * heads * (dim_k + dim_v)) as f64
+        2.0 * self.live_pairs() as f64 * (self.shape.dim_k + self.shape.dim_v) as f64
     }
 
-    /// How the work is cut.
-    pub fn regime(&self) -> Regime {
-        if self.splits() > 1 {
-            Regime::Splits
-        } else if self.shape.keys <= KEYS_OF_A_HEAD {
-            Regime::Heads
-        } else {
-            Regime::Blocks
-        }
-    }
-
-    /// Queries of a block: as many as fill [`TILES`] tiles, ending where a tile does.
-    pub(crate) fn block_queries(&self) -> usize {
-        let group = self.shape.group();
-        let whole = ROWS / gcd(ROWS, group);
-        (TILES * ROWS / group / whole * whole).max(whole).min(self.shape.queries.max(1))
-    }
-
-    /// Parts of the keys that are folded apart: 1 unless all queries fit one block.
-    pub(crate) fn splits(&self) -> usize {
-        let panels = self.shape.keys.div_ceil(PANEL);
-        if self.shape.queries <= self.block_queries() { panels.div_ceil(SPLIT).max(1) } else { 1 }
-    }
-
-    /// The panels of split `split`.
-    pub(crate) fn split(&self, split: usize) -> std::ops::Range<usize> {
-        let panels = self.shape.keys.div_ceil(PANEL);
-        if self.splits() == 1 { 0..panels } else { split * SPLIT..((split + 1) * SPLIT).min(panels) }
+    /// The scores' way from the product to the softmax, where there is more to it than a factor.
+    pub(crate) fn adjustment(&self, more: bool) -> Option<Adjustment> {
+        let softcap = self.options.softcap.map(|cap| cap as f32);
+        (more || softcap.is_some()).then_some(Adjustment { scale: self.scale as f32, softcap })
     }
 
     /// The factor that goes into queries, and the one that goes into the softmax. A product with the second keeps the
@@ -176,39 +360,25 @@ impl Plan {
     ///
     /// Queries of 16 bits take the sign alone, as their products are exact in f32 (scaled in f32 they put the log-sum-exp
     /// off by up to 3 times what the plain method does, else by 1.6). Those of f32 take all of it: they are rounded once
-    /// where every score would be (2.5 times without).
-    pub(crate) fn factors(&self, narrow: bool) -> (f32, f32) {
-        let factor = (f64::from(self.scale) * LOG2_E) as f32;
-        if narrow && factor != 0.0 { (factor.signum(), factor.abs()) } else { (factor, 1.0) }
-    }
-}
-
-fn gcd(a: usize, b: usize) -> usize {
-    if b == 0 { a } else { gcd(b, a % b) }
-}
-
-impl fmt::Display for Plan {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Shape { batch, heads, kv_heads, queries, keys, dim_k, dim_v } = self.shape;
-        writeln!(
-            f,
-            "attention {batch} × {heads} heads ({kv_heads} of keys), {queries} × {keys}, dim {dim_k} → {dim_v}"
-        )?;
-        writeln!(f, "mask      {} ({:.1}% of all pairs live)", self.mask, 100.0 * self.layout.density())?;
-        writeln!(f, "kernels   {}, tiles of {ROWS} rows × {PANEL} keys", self.kernels.isa())?;
-        match self.regime() {
-            Regime::Heads => writeln!(f, "regime    heads: a task packs one head and folds all its queries")?,
-            Regime::Blocks => writeln!(
-                f,
-                "regime    blocks of {} queries × {} keys, {} tasks",
-                self.block_queries(),
-                BLOCK * PANEL,
-                batch * kv_heads * queries.div_ceil(self.block_queries())
-            )?,
-            Regime::Splits => {
-                writeln!(f, "regime    splits: {} parts of {} keys, merged by state", self.splits(), SPLIT * PANEL)?
-            }
+    /// where every score would be (2.5 times without). Scores that are adjusted are scaled there.
+    pub(crate) fn factors(&self, narrow: bool, adjusted: bool) -> (f32, f32) {
+        let factor = (self.scale * LOG2_E) as f32;
+        if adjusted {
+            (1.0, LOG2_E as f32)
+        } else if narrow && factor != 0.0 {
+            (factor.signum(), factor.abs())
+        } else {
+            (factor, 1.0)
         }
-        write!(f, "work      {:.3} GFLOP", self.flops() / 1e9)
     }
+}
+
+/// Refuses a mask that tells other batch entries or heads apart than there are.
+fn mask_fits(mask: &Mask, shape: Shape) -> Result<(), Error> {
+    for (axis, told, expected) in [("batch", mask.batch()?, shape.batch), ("heads", mask.heads()?, shape.heads)] {
+        if told > 1 && told != expected {
+            return Err(Error::Axis { tensor: "mask", axis, has: told, expected: format!("{expected} or 1") });
+        }
+    }
+    Ok(())
 }

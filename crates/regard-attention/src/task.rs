@@ -10,7 +10,9 @@ use regard_threads::Pool;
 
 use crate::fold::{Job, QueryBlock, TILES};
 use crate::panels::{PanelSize, Panels};
-use crate::{Error, Plan, Regime, merge};
+use crate::plan::{Phase, Unit};
+use crate::scoring::Scoring;
+use crate::{Error, Plan, Regime, Terms, merge};
 
 /// The first error of any task.
 #[derive(Default)]
@@ -28,138 +30,221 @@ impl Failure {
     }
 }
 
-/// A plan's tasks with operands of one kind. A *head* is a key/value head of a batch entry: `batch · kv_heads + head`.
-pub(crate) struct Fold<'p, E> {
-    plan: &'p Plan,
+/// The tasks of one phase of a plan, with operands of one kind.
+pub(crate) struct Fold<'p, 'a, E> {
+    pub plan: &'p Plan,
+    pub phase: &'p Phase,
     pub size: PanelSize,
     pub group: usize,
-    /// Queries of a block, and blocks of a head.
-    block: usize,
-    blocks: usize,
-    splits: usize,
+    terms: Terms<'a>,
     operand: PhantomData<E>,
 }
 
-impl<'p, E: Operand> Fold<'p, E> {
-    pub(crate) fn new(plan: &'p Plan, size: PanelSize) -> Self {
-        let block = plan.block_queries();
-        let blocks = plan.shape.queries.div_ceil(block);
-        Fold { plan, size, group: plan.shape.group(), block, blocks, splits: plan.splits(), operand: PhantomData }
+impl<'p, 'a, E: Operand> Fold<'p, 'a, E> {
+    pub(crate) fn new(plan: &'p Plan, phase: &'p Phase, size: PanelSize, terms: Terms<'a>) -> Self {
+        Fold { plan, phase, size, group: plan.shape.group(), terms, operand: PhantomData }
+    }
+
+    /// Whether nothing but a factor comes between scores and weights, and nothing joins the denominators.
+    pub(crate) fn is_plain(&self) -> bool {
+        let Terms { bias, slopes, sinks, .. } = self.terms;
+        let dropout = self.plan.options.dropout.is_some_and(|dropout| dropout.probability > 0.0);
+        let terms = bias.is_some() || slopes.is_some() || sinks.is_some();
+        !terms && !dropout && self.plan.options.softcap.is_none()
+    }
+
+    /// Key/value heads of all sequences of the phase.
+    pub(crate) fn units(&self) -> usize {
+        self.phase.sequences.len() * self.plan.shape.kv_heads
+    }
+
+    pub(crate) fn unit(&self, index: usize) -> Unit {
+        self.phase.unit(index, self.plan.shape.kv_heads)
+    }
+
+    /// The most of something that a sequence of the phase has.
+    fn most(&self, of: impl Fn(&crate::Sequence) -> usize) -> usize {
+        self.phase.sequences.iter().map(|&number| of(&self.plan.sequences[number])).max().unwrap_or(0)
+    }
+
+    /// The most panels of a unit.
+    pub(crate) fn panels(&self) -> usize {
+        self.most(|sequence| sequence.panels())
     }
 
     /// Scratch of one worker: a block of queries.
     pub(crate) fn worker_need(&self) -> Need {
-        QueryBlock::<E>::need(TILES.min((self.block * self.group).div_ceil(ROWS)), self.size)
+        let block = self.most(|sequence| sequence.block);
+        QueryBlock::<E>::need(TILES.min((block * self.group).div_ceil(ROWS)), self.size)
     }
 
-    /// Scratch that [`Fold::heads`] takes beside the workers': the states of the splits.
-    pub(crate) fn need(&self, heads: usize, threads: usize) -> Need {
-        let rows = if self.splits > 1 { self.group * self.plan.shape.queries } else { 0 };
-        let states = heads * self.splits * rows;
+    /// Rows of the state of a split, and the splits of a range of units.
+    fn states(&self, units: Range<usize>) -> (usize, usize) {
+        if self.phase.regime != Regime::Splits {
+            return (0, 0);
+        }
+        let splits = units.map(|unit| self.plan.sequences[self.unit(unit).sequence].splits).sum();
+        (self.group * self.most(|sequence| sequence.queries.len()), splits)
+    }
+
+    /// Scratch that [`Fold::run`] takes for so many units at once: the workers', the states of the splits, and a row each
+    /// to merge them in.
+    pub(crate) fn need(&self, in_flight: usize, threads: usize) -> Need {
+        let rows = self.group * self.most(|sequence| sequence.queries.len());
+        let splits = if self.phase.regime == Regime::Splits { self.most(|sequence| sequence.splits) } else { 0 };
+        let states = in_flight * splits * rows;
         Need::of::<f32>(states * self.plan.shape.dim_v.max(1))
             .and(Need::of::<f32>(states))
-            .and(self.worker_need().times(threads))
+            .and(self.worker_need().and(Need::of::<f32>(self.plan.shape.dim_v)).times(threads))
     }
 
-    /// Folds the heads of a range, all cores together. `panels` and `query` know a head by its number; `query` gives the
-    /// row of query `i` and head `g` of the group. The range is that of `out` and `lse`, whole tensors.
+    /// Folds a range of the phase's units, all cores together. `query` gives the row of query `i` (of the sequence) and
+    /// head `g` (of the group). `out` and `lse` are the whole tensors.
     #[allow(clippy::too_many_arguments, reason = "the inputs, the outputs, and what the call runs on")]
-    pub(crate) fn heads<'k, 'd, T: Number>(
+    pub(crate) fn run<'k, 'd, T: Number, O: Number>(
         &self,
-        heads: Range<usize>,
+        units: Range<usize>,
         panels: impl Fn(usize) -> Panels<'k, E> + Sync,
-        query: impl Fn(usize, usize, usize) -> &'d [T] + Sync,
-        out: TensorMut<'_, T>,
+        query: impl Fn(Unit, usize, usize) -> &'d [T] + Sync,
+        out: TensorMut<'_, O>,
         lse: TensorMut<'_, f32>,
         frame: &mut Frame<'_>,
         pool: &Pool,
     ) -> Result<(), Error> {
+        if units.is_empty() {
+            return Ok(());
+        }
         let failure = Failure::default();
-        let workers = frame.split(pool.threads(), self.worker_need());
-        if self.plan.regime() != Regime::Splits {
-            let blocks = heads.start * self.blocks..heads.end * self.blocks;
-            let parts = (out.block_parts(self.group, self.block), lse.block_parts(self.group, self.block));
-            pool.run_in(workers, backwards(parts, blocks), |frame, _, (index, (mut out, mut lse))| {
-                let (head, block) = (index / self.blocks, index % self.blocks);
-                let query = |i, g| query(head, i, g);
-                failure.catch(|| self.block(&mut frame.scope(), panels(head), 0, block, query, &mut out, &mut lse));
+        let cuts = &self.phase.cuts;
+        let kv_heads = self.plan.shape.kv_heads;
+        let blocks_of = |unit: usize| cuts.blocks(unit / kv_heads, unit % kv_heads);
+        let blocks = blocks_of(units.start).start..blocks_of(units.end - 1).end;
+        let results = backwards((out.cut(self.group, cuts)?, lse.cut(self.group, cuts)?), blocks);
+        if self.phase.regime != Regime::Splits {
+            let workers = frame.split(pool.threads(), self.worker_need());
+            pool.run_in(workers, results, |frame, _, (index, (mut out, mut lse))| {
+                let (stretch, head, block) = cuts.place(index);
+                let unit = Unit { sequence: self.phase.sequences[stretch], head };
+                let sequence = &self.plan.sequences[unit.sequence];
+                let queries = block * sequence.block..((block + 1) * sequence.block).min(sequence.queries.len());
+                let head = panels(stretch * kv_heads + head);
+                let query = |i, g| query(unit, i, g);
+                failure.catch(|| self.block(&mut frame.scope(), head, unit, None, queries, query, &mut out, &mut lse));
             });
             return failure.into_result();
         }
 
-        let (queries, dim) = (self.plan.shape.queries, self.plan.shape.dim_v);
-        let rows = self.group * queries;
-        let states = heads.len() * self.splits * rows;
+        let dim = self.plan.shape.dim_v;
+        let (rows, count) = self.states(units.clone());
         // A row without elements still has a place, so that there are as many parts of `outs` as of `lses`.
         let stride = rows * dim.max(1);
-        let (outs, lses) = (frame.take::<f32>(states * dim.max(1)), frame.take::<f32>(states));
+        let (outs, lses) = (frame.take::<f32>(count * stride), frame.take::<f32>(count * rows));
+        let workers = frame.split(pool.threads(), self.worker_need());
         let parts = (chunks_of(outs, stride), chunks_of(lses, rows));
         pool.run_in(workers, parts, |frame, index, (out, lse)| {
-            let (head, split) = (heads.start + index / self.splits, index % self.splits);
-            let query = |i, g| query(head, i, g);
+            let (index, split) = self.split(units.start, index);
+            let unit = self.unit(index);
+            let queries = self.plan.sequences[unit.sequence].queries.len();
+            let rows = self.group * queries;
             failure.catch(|| {
                 let mut out = TensorMut::contiguous(&mut out[..rows * dim], [1, self.group, queries, dim])?;
-                let mut lse = TensorMut::contiguous(lse, [1, self.group, queries, 1])?;
-                self.block(&mut frame.scope(), panels(head), split, 0, query, &mut out, &mut lse)
+                let mut lse = TensorMut::contiguous(&mut lse[..rows], [1, self.group, queries, 1])?;
+                let query = |i, g| query(unit, i, g);
+                let frame = &mut frame.scope();
+                self.block(frame, panels(index), unit, Some(split), 0..queries, query, &mut out, &mut lse)
             });
         });
+        failure.into_result()?;
 
-        let states = (chunks_of(outs, self.splits * stride), chunks_of(lses, self.splits * rows));
-        let states = backwards(states, 0..heads.len());
-        let results = (out.block_parts(self.group, queries), lse.block_parts(self.group, queries));
-        let results = backwards(results, heads.clone());
-        pool.run((results, states), |_, ((_, (mut out, mut lse)), (_, (outs, lses)))| {
-            for r in 0..rows {
-                let (first, others) = outs.split_at_mut(stride);
-                let row = &mut first[r * dim..][..dim];
-                let mut sum = lses[r];
-                for split in 1..self.splits {
-                    let other = &others[(split - 1) * stride + r * dim..][..dim];
-                    sum = merge(row, sum, other, lses[split * rows + r]);
-                }
+        let (outs, lses) = (&*outs, &*lses);
+        let workers = frame.split(pool.threads(), Need::of::<f32>(dim));
+        pool.run_in(workers, results, |frame, _, (index, (mut out, mut lse))| {
+            let (stretch, head, _) = cuts.place(index);
+            let unit = Unit { sequence: self.phase.sequences[stretch], head };
+            let sequence = &self.plan.sequences[unit.sequence];
+            let scoring = Scoring::new(self.plan, self.terms, unit, 1.0);
+            let (_, first) = self.states(units.start..stretch * kv_heads + head);
+            let mut frame = frame.scope();
+            let row = frame.take::<f32>(dim);
+            let queries = sequence.queries.len();
+            for r in 0..self.group * queries {
                 let (g, i) = (r / queries, r % queries);
+                let state = |split: usize| {
+                    let at = first + split;
+                    (&outs[at * stride + r * dim..][..dim], lses[at * rows + r])
+                };
+                let (of_first, mut sum) = state(0);
+                row.copy_from_slice(of_first);
+                for split in 1..sequence.splits {
+                    let (other, other_sum) = state(split);
+                    sum = merge(row, sum, other, other_sum);
+                }
+                let (weight, sum) = with_sink(sum, scoring.sink(i * self.group + g));
                 for (to, &from) in out.rows_mut(0, g).row_mut(i).iter_mut().zip(row.iter()) {
-                    *to = T::from_f32(from);
+                    *to = O::from_f32(weight * from);
                 }
                 lse.rows_mut(0, g).row_mut(i)[0] = sum;
             }
         });
-        failure.into_result()
+        Ok(())
     }
 
-    /// All blocks of one head, on one core, into that head's parts of the result.
-    pub(crate) fn head<'d, T: Number>(
+    /// The unit and the split of a task, of which task 0 is the first split of unit `first`.
+    fn split(&self, first: usize, task: usize) -> (usize, usize) {
+        let kv_heads = self.plan.shape.kv_heads;
+        let (mut unit, mut task) = (first, task);
+        loop {
+            let splits = self.plan.sequences[self.unit(unit).sequence].splits;
+            // All heads that are left of this sequence, at once.
+            let heads = kv_heads - unit % kv_heads;
+            if task < heads * splits {
+                return (unit + task / splits, task % splits);
+            }
+            (unit, task) = (unit + heads, task - heads * splits);
+        }
+    }
+
+    /// All queries of one unit, on one core, into that unit's part of the result.
+    pub(crate) fn whole<'d, T: Number, O: Number>(
         &self,
         frame: &mut Frame<'_>,
         panels: Panels<'_, E>,
+        unit: Unit,
         query: impl Fn(usize, usize) -> &'d [T],
-        out: &mut TensorMut<'_, T>,
+        out: &mut TensorMut<'_, O>,
         lse: &mut TensorMut<'_, f32>,
     ) -> Result<(), Error> {
-        for block in 0..self.blocks {
-            self.block(&mut frame.scope(), panels, 0, block, &query, out, lse)?;
+        let sequence = &self.plan.sequences[unit.sequence];
+        let all = sequence.queries.len();
+        for first in (0..all).step_by(sequence.block) {
+            let queries = first..all.min(first + sequence.block);
+            self.block(&mut frame.scope(), panels, unit, None, queries, &query, out, lse)?;
         }
         Ok(())
     }
 
-    /// One block of queries over one split of the keys. `out` and `lse` may hold the block alone or the whole head.
+    /// One block of queries over all keys or one split of them. `out` and `lse` may hold the block alone or the whole unit.
     #[allow(clippy::too_many_arguments, reason = "what is folded, and where it goes")]
     fn block<'d, T: Number, O: Number>(
         &self,
         frame: &mut Frame<'_>,
         head: Panels<'_, E>,
-        split: usize,
-        block: usize,
+        unit: Unit,
+        split: Option<usize>,
+        queries: Range<usize>,
         query: impl Fn(usize, usize) -> &'d [T],
         out: &mut TensorMut<'_, O>,
         lse: &mut TensorMut<'_, f32>,
     ) -> Result<(), Error> {
         let (plan, group) = (self.plan, self.group);
-        let queries = block * self.block..((block + 1) * self.block).min(plan.shape.queries);
+        let sequence = &plan.sequences[unit.sequence];
         let first_in_out = if out.shape()[2] == queries.len() { queries.start } else { 0 };
         let all_rows = queries.end * group;
         let all_tiles = queries.start * group / ROWS..all_rows.div_ceil(ROWS);
-        let (in_query, in_softmax) = plan.factors(E::DEPTH > 1 || size_of::<T>() < size_of::<f32>());
+        let mut scoring = Scoring::new(plan, self.terms, unit, 1.0);
+        let narrow = E::DEPTH > 1 || size_of::<T>() < size_of::<f32>();
+        let (in_query, in_softmax) = plan.factors(narrow, scoring.adjustment.is_some());
+        scoring.factor = in_softmax;
 
         // More than once where a few queries of a large group are more tiles than are folded together.
         for first_tile in all_tiles.clone().step_by(TILES) {
@@ -170,14 +255,25 @@ impl<'p, E: Operand> Fold<'p, E> {
                 let packed = &mut work.queries[at * self.size.steps..][..self.size.steps];
                 plan.kernels.pack_query::<E, T>(query(row / group, row % group), in_query, packed)?;
             }
-            let panels = plan.split(split);
-            let job = Job { kernels: plan.kernels, head, layout: &plan.layout, tiles, panels, factor: in_softmax };
+            let panels = split.map_or(0..sequence.panels(), |split| sequence.split(split));
+            let layout = plan.layout(unit.sequence, unit.head);
+            let job = Job { kernels: plan.kernels, head, layout, tiles, panels, scoring };
             job.fold(&mut work)?;
             for (at, row) in rows.enumerate() {
                 let (i, g) = (row / group - first_in_out, row % group);
-                lse.rows_mut(0, g).row_mut(i)[0] = work.finish(plan.kernels, at, out.rows_mut(0, g).row_mut(i))?;
+                let ending = scoring.ending(row, split.is_none());
+                let sum = work.finish(plan.kernels, at, ending, out.rows_mut(0, g).row_mut(i))?;
+                lse.rows_mut(0, g).row_mut(i)[0] = sum;
             }
         }
         Ok(())
     }
+}
+
+/// What a finished row is multiplied by as the sink joins its denominator, and its log-sum-exp then: the merge with the
+/// state `(0, sink)`.
+pub(crate) fn with_sink(lse: f32, sink: f32) -> (f32, f32) {
+    let mut weight = [1.0];
+    let sum = merge(&mut weight, lse, &[0.0], sink);
+    (if lse == f32::NEG_INFINITY { 0.0 } else { weight[0] }, sum)
 }

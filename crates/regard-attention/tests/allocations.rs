@@ -5,7 +5,7 @@ use std::cell::Cell;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use regard_attention::{Cache, CacheDtype, Options, Plan, Shape};
+use regard_attention::{Cache, CacheDtype, Gradients, Inputs, Options, Outputs, Plan, Shape, Terms, Upstream};
 use regard_masks::Mask;
 use regard_memory::{Arena, Tensor, TensorMut, each_of};
 use regard_simd::Isa;
@@ -68,20 +68,42 @@ fn runs(pool: &Pool) {
         let mut scratch = Arena::new();
         let mut run = || {
             let k = Tensor::contiguous(&k, [2, 2, keys, 16]).expect("a tensor");
-            plan.run(
-                Tensor::contiguous(&q, [2, 4, queries, 16]).expect("a tensor"),
-                k,
-                k,
+            let q = Tensor::contiguous(&q, [2, 4, queries, 16]).expect("a tensor");
+            let outputs = Outputs::state(
                 TensorMut::contiguous(&mut out, [2, 4, queries, 16]).expect("a tensor"),
-                Some(TensorMut::contiguous(&mut lse, [2, 4, queries, 1]).expect("a tensor")),
-                &mut scratch,
-                pool,
-            )
-            .expect("a run");
+                TensorMut::contiguous(&mut lse, [2, 4, queries, 1]).expect("a tensor"),
+            );
+            plan.run(&Inputs::new(q, k, k), outputs, &mut scratch, pool).expect("a run");
         };
         assert!(allocations(&mut run) > 0, "allocations are counted");
         assert_eq!(allocations(|| (0..3).for_each(|_| run())), 0, "{plan}");
     }
+}
+
+/// Both passes in f64, which take no scratch: only the plan grows, when it is first asked for gradients.
+fn runs_in_f64(pool: &Pool) {
+    let shape = Shape { batch: 2, heads: 4, kv_heads: 2, queries: 40, keys: 600, dim_k: 16, dim_v: 16 };
+    let plan = Plan::new(shape, &Mask::causal(), &Options::default()).expect("a plan");
+    let [of_q, of_k, of_lse] = [[2, 4, 40, 16], [2, 2, 600, 16], [2, 4, 40, 1]];
+    let numbers = |shape: [usize; 4]| waves(shape.iter().product()).into_iter().map(f64::from).collect::<Vec<f64>>();
+    let (q, k, mut out, mut lse) = (numbers(of_q), numbers(of_k), numbers(of_q), numbers(of_lse));
+    let (mut dq, mut dk, mut dv) = (numbers(of_q), numbers(of_k), numbers(of_k));
+    let mut run = || {
+        let read = |x, shape| Tensor::contiguous(x, shape).expect("a tensor");
+        let inputs = Inputs::new(read(&q, of_q), read(&k, of_k), read(&k, of_k));
+        let outputs = Outputs::state(write(&mut out, of_q), write(&mut lse, of_lse));
+        plan.run_f64(&inputs, outputs, pool).expect("a run");
+        let (out, lse) = (read(&out, of_q), read(&lse, of_lse));
+        let upstream = Upstream { out, lse, out_gradient: read(&q, of_q), lse_gradient: None };
+        let gradients = Gradients::new(write(&mut dq, of_q), write(&mut dk, of_k), write(&mut dv, of_k));
+        plan.backward_f64(&inputs, &upstream, gradients, pool).expect("a run");
+    };
+    assert!(allocations(&mut run) > 0, "allocations are counted");
+    assert_eq!(allocations(|| (0..3).for_each(|_| run())), 0, "in f64");
+}
+
+fn write(x: &mut [f64], shape: [usize; 4]) -> TensorMut<'_, f64> {
+    TensorMut::contiguous(x, shape).expect("a tensor")
 }
 
 /// A session from its first token past the length from which keys are split.
@@ -96,7 +118,7 @@ fn session(dtype: CacheDtype, pool: &Pool) {
 
     plan.reserve(1, tokens).expect("room");
     plan.resize(1, tokens).expect("a layout");
-    scratch.frame(plan.need_cached(&cache, pool.threads())).expect("memory");
+    scratch.frame(plan.need_cached(dtype, pool.threads())).expect("memory");
     let made = allocations(|| {
         for _ in 0..tokens {
             let k = Tensor::contiguous(&k, [1, 2, 1, 16]).expect("a tensor");
@@ -104,7 +126,7 @@ fn session(dtype: CacheDtype, pool: &Pool) {
             plan.resize(1, cache.len()).expect("a layout");
             let q = Tensor::contiguous(&q, [1, 4, 1, 16]).expect("a tensor");
             let out = TensorMut::contiguous(&mut out, [1, 4, 1, 16]).expect("a tensor");
-            plan.run_cached(q, &cache, out, None, &mut scratch, pool).expect("a run");
+            plan.run_cached(q, &[&cache], Terms::default(), Outputs::new(out), &mut scratch, pool).expect("a run");
         }
     });
     assert_eq!(made, 0, "{dtype:?}");
@@ -122,7 +144,8 @@ fn calls_allocate_nothing() {
         begun.wait();
     });
     runs(&pool);
-    for dtype in [CacheDtype::F32, CacheDtype::F16, CacheDtype::Bf16] {
+    runs_in_f64(&pool);
+    for dtype in [CacheDtype::F32, CacheDtype::F16, CacheDtype::Bf16, CacheDtype::Int8] {
         session(dtype, &pool);
     }
 }

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 /// Why a command ended without doing what it was asked.
 ///
-/// Each message is one line that names the thing and, where there is one, the way out.
+/// Each message is one line that names the thing and, where there is one, the way out. That of a wrong expression shows
+/// below it where it is wrong.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     /// The command line asks for something that cannot be.
@@ -41,6 +42,14 @@ pub(crate) enum Error {
     /// A file could not be written.
     #[error("cannot write {}: {source}{}", path.display(), way_out(source))]
     Write {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// A file that the user named could not be written.
+    #[error("cannot write {}: {source}", path.display())]
+    Save {
         /// The file.
         path: PathBuf,
         /// The system's reason.
@@ -105,6 +114,12 @@ pub(crate) enum Error {
     /// A call of attention that cannot be done.
     #[error(transparent)]
     Attention(#[from] regard_attention::Error),
+    /// A mask that cannot be laid out or written as an array.
+    #[error(transparent)]
+    Mask(#[from] regard_masks::Error),
+    /// A mask that cannot be drawn.
+    #[error(transparent)]
+    Draw(#[from] regard_draw::Error),
     /// Standard input could not be read.
     #[error("cannot read standard input: {0}")]
     Input(io::Error),
@@ -127,7 +142,7 @@ impl Error {
     /// SIGPIPE, 1 for everything else.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
-            Self::Usage(_) => 2,
+            Self::Usage(_) | Self::Draw(regard_draw::Error::Style { .. }) => 2,
             Self::Interrupted => 130,
             Self::BrokenPipe => 141,
             _ => 1,

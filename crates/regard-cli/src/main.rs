@@ -8,11 +8,13 @@ mod error;
 mod generate;
 mod info;
 mod interrupt;
+mod mask;
 mod options;
 mod output;
 mod perplexity;
 mod progress;
 mod pull;
+mod save;
 mod stops;
 mod writer;
 
@@ -58,6 +60,8 @@ enum Command {
     Info(info::Arguments),
     /// Measure attention beside this machine's limits and other programs
     Bench(bench::Arguments),
+    /// Draw a mask, and tell what it costs
+    Mask(mask::Arguments),
 }
 
 impl Command {
@@ -69,6 +73,7 @@ impl Command {
             Self::Pull(arguments) => pull::run(arguments),
             Self::Info(arguments) => info::run(arguments),
             Self::Bench(arguments) => bench::run(arguments),
+            Self::Mask(arguments) => mask::run(arguments),
         }
     }
 }

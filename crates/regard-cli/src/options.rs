@@ -66,6 +66,8 @@ enum Dtype {
     F32,
     F16,
     Bf16,
+    /// Bytes with a scale for each key and value
+    Int8,
 }
 
 impl From<Dtype> for CacheDtype {
@@ -74,6 +76,7 @@ impl From<Dtype> for CacheDtype {
             Dtype::F32 => Self::F32,
             Dtype::F16 => Self::F16,
             Dtype::Bf16 => Self::Bf16,
+            Dtype::Int8 => Self::Int8,
         }
     }
 }

@@ -33,7 +33,21 @@ fn cases() -> Value {
         case("window", &json!({"batch": 2, "mask": "causal-window", "window": 9, "globals": 2})),
         // Large enough that a few thousand copies are 128 MiB.
         case("decode", &json!({"batch": 2, "queries": 1, "keys": 300, "dtype": "f16", "mask": "none"})),
-        case("training", &json!({"backward": true})),
+        case(
+            "pages",
+            &json!({"queries": 1, "keys": 600, "cache": "paged", "versus": {"id": "one piece", "cache": "contiguous"}})
+        ),
+        case("training", &json!({"batch": 2, "backward": true})),
+        case(
+            "packed",
+            &json!({"queries": [5, 40, 1], "keys": [9, 40, 30], "backward": true,
+            "versus": {"id": "apart", "apart": true}, "target": {"ratio": 1e9, "scratch_mb": 1000}})
+        ),
+        case(
+            "prefix",
+            &json!({"batch": 3, "queries": 1, "keys": 200, "mask": "none", "prefix": 190,
+            "versus": {"id": "alone", "prefix": null, "cache": "none"}})
+        ),
     ])
 }
 
@@ -49,8 +63,8 @@ fn every_case_has_a_line_and_is_right() {
     let ran = bench(folder.path(), &cases(), &["--json"]);
     let lines = lines(&ran);
     let ids: Vec<_> = lines.iter().map(|line| line["id"].as_str().unwrap()).collect();
-    assert_eq!(ids, ["prompt", "window", "decode", "training"]);
-    for line in &lines[..3] {
+    assert_eq!(ids, ["prompt", "window", "decode", "pages", "training", "packed", "prefix"]);
+    for line in &lines {
         for field in ["ms", "gflops", "share", "error", "bound", "limit_ms"] {
             assert!(line[field].as_f64().unwrap() > 0.0, "{field} of {line}");
         }
@@ -59,10 +73,33 @@ fn every_case_has_a_line_and_is_right() {
         let (limit, ms, share) = (&line["limit_ms"], &line["ms"], &line["share"]);
         let expected = limit.as_f64().unwrap() / ms.as_f64().unwrap();
         assert!((share.as_f64().unwrap() / expected - 1.0).abs() < 1e-9, "{line}");
+        assert!(line["scratch_bytes"].as_u64().unwrap() > 0, "{line}");
+        // Of the backward pass, the plan makes its part at its first call.
+        assert_eq!(0, line["allocations"].as_u64().unwrap(), "{line}");
+        let of = line["errors"].as_object().unwrap();
+        let expected: &[_] = if ["training", "packed"].iter().any(|id| line["id"] == *id) {
+            &["out", "dq", "dk", "dv"]
+        } else {
+            &["out"]
+        };
+        assert_eq!(of.keys().collect::<Vec<_>>(), expected);
+    }
+    for line in lines[..3].iter().chain([&lines[4]]) {
         assert!(["peer", "peer_ms", "ratio", "peer_error"].iter().all(|field| line[field].is_null()), "{line}");
     }
+    let packed = &lines[5];
+    assert_eq!((&packed["peer"], &packed["peer_right"]), (&json!("apart"), &json!(true)));
+    let ratio = packed["peer_ms"].as_f64().unwrap() / packed["ms"].as_f64().unwrap();
+    assert!((packed["ratio"].as_f64().unwrap() / ratio - 1.0).abs() < 1e-9, "{packed}");
+    // The other way gives the same bits.
+    assert_eq!((&packed["error"], &packed["reaches_target"]), (&packed["peer_error"], &json!(false)));
+    assert_eq!((&lines[3]["peer"], &lines[3]["peer_error"]), (&json!("one piece"), &lines[3]["error"]));
+    assert_eq!((&lines[6]["peer"], &lines[6]["peer_right"]), (&json!("alone"), &json!(true)));
+    // Each live pair of each of the 2·4 heads costs two products forward and five backward.
+    let live = 8.0 * (33.0 * 37.0 + 33.0 * 34.0 / 2.0);
+    let flops = lines[4]["gflops"].as_f64().unwrap() * lines[4]["ms"].as_f64().unwrap() * 1e6;
+    assert!((flops / (2.0 * 7.0 * 24.0 * live) - 1.0).abs() < 1e-9, "{flops}");
     assert_eq!((&lines[2]["limit"], &lines[1]["limit"]), (&json!("read"), &json!("f32")));
-    assert!(lines[3]["not_yet"].as_str().unwrap().contains("backward") && lines[3]["ms"].is_null());
     let said = String::from_utf8(ran.stderr).unwrap();
     assert_eq!(1, said.lines().count(), "{said}");
     assert!(said.contains("2 threads") && said.contains("GFLOP/s") && said.contains("GB/s"), "{said}");
@@ -72,7 +109,7 @@ fn every_case_has_a_line_and_is_right() {
 fn instructions_can_be_forced_and_a_run_drawn() {
     let folder = TempDir::new().unwrap();
     let chart = folder.path().join("chart.svg");
-    let arguments = ["--only", "prompt", "training", "--isa", "portable", "--markdown", "--chart"];
+    let arguments = ["--only", "prompt", "packed", "--isa", "portable", "--markdown", "--chart"];
     let ran = bench(folder.path(), &cases(), &[&arguments[..], &[chart.to_str().unwrap()]].concat());
     assert!(ran.status.success(), "{ran:?}");
     let said = String::from_utf8(ran.stdout).unwrap();
@@ -80,13 +117,14 @@ fn instructions_can_be_forced_and_a_run_drawn() {
     let row = said.lines().find(|line| line.starts_with("| prompt")).unwrap();
     // The portable code multiplies bf16 in f32.
     assert!(row.contains("GFLOP/s") && row.contains("f32"), "{row}");
-    assert!(said.contains("Not yet (there is no backward pass yet): training."), "{said}");
+    let row = said.lines().find(|line| line.starts_with("| packed")).unwrap();
+    assert!(row.contains("apart") && row.contains("≥ 1000000000.00×, ≤ 1000 MB: missed"), "{row}");
     assert!(
         said.contains("portable, 2 threads") && said.contains("--isa portable") && !said.contains("window"),
         "{said}"
     );
     let picture = fs::read_to_string(chart).unwrap();
-    assert!(picture.starts_with("<svg") && picture.contains("prompt") && !picture.contains("window"), "{picture}");
+    assert!(picture.starts_with("<svg") && picture.contains("apart") && !picture.contains("window"), "{picture}");
 }
 
 #[test]
@@ -97,6 +135,7 @@ fn what_cannot_be_measured_is_refused_by_name() {
         (json!([case("odd", &json!({"dtype": "f8"}))]), &[], 1, ["cases.json", "`dtype`"]),
         (json!({"cases": []}), &[], 1, ["cases.json", "list"]),
         (cases(), &["--only", "promt"], 2, ["\"promt\"", "prompt"]),
+        (cases(), &["--crossovers", "--torch", "python3"], 2, ["--crossovers", "--torch"]),
         (cases(), &["--isa", "sse9"], 2, ["--isa", "portable"]),
         (cases(), &["--only", "prompt", "--torch", "/no/such/python"], 1, ["/no/such/python", "No such file"]),
     ] {

@@ -185,6 +185,7 @@ fn a_reader_that_leaves_ends_it_quietly() {
         &["info", &model],
         &["pull", &model],
         &["pull", "--list"],
+        &["mask", "causal"],
     ] {
         // The reader leaves before the command starts, so that even the shortest output finds nobody.
         let (reader, writer) = std::io::pipe().unwrap();

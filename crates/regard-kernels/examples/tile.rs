@@ -10,7 +10,7 @@ use std::time::Instant;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use regard_kernels::peak::{Machine, Unit};
-use regard_kernels::{Bf16, F32, Kernels, Number, Operand, PANEL, ROWS, RowState, ScoreTile};
+use regard_kernels::{Bf16, F32, Kernels, Number, Operand, PANEL, ROWS, RowState, ScoreTile, Stretch};
 use regard_memory::Rows;
 use regard_simd::Isa;
 
@@ -65,14 +65,16 @@ fn row<E: Operand, T: Number>(name: &str, isa: Isa, unit: Unit) -> Outcome<()> {
     let mut states = [RowState::default(); TILES];
     let mut sums = vec![0.0; TILES * ROWS * DIM];
     // What a part left out would have written.
-    kernels.score::<E>(ROWS, steps, &queries, &keys[..BLOCK / PANEL * steps * PANEL], None, &mut scores)?;
+    let all = [Stretch::whole(&keys, BLOCK / PANEL)];
+    kernels.score::<E>(ROWS, steps, &queries, &all, &mut scores)?;
     let mut seconds = |parts: Parts| {
         median(|| {
             for (keys, values) in keys.chunks(BLOCK * steps).zip(values.chunks(BLOCK * steps)) {
                 for (tile, state) in states.iter_mut().enumerate() {
                     if parts.score {
                         scores.clear();
-                        kernels.score::<E>(ROWS, steps, &queries[tile * ROWS * steps..], keys, None, &mut scores)?;
+                        let all = [Stretch::whole(keys, BLOCK / PANEL)];
+                        kernels.score::<E>(ROWS, steps, &queries[tile * ROWS * steps..], &all, &mut scores)?;
                     }
                     if parts.softmax {
                         kernels.softmax::<E>(ROWS, 1.0, &mut scores, state)?;

@@ -5,8 +5,12 @@
 //! or generic over the instruction set.
 
 mod activation;
+mod adjust;
+mod backward;
+mod dropout;
 mod embedding;
 mod error;
+mod int8;
 mod linear;
 mod norm;
 mod number;
@@ -15,19 +19,26 @@ mod pack;
 pub mod peak;
 mod product;
 mod rotary;
+mod scale;
+mod small;
 mod tile;
 
 use regard_simd::Isa;
 
+pub use adjust::{Adjustment, Bias, KeyPlaces, RowAdjustment};
+pub use backward::{Dropout, GradientRows, KeyPanels, Pairs, Region, Transposable, Weighing};
+pub use dropout::{DropoutRow, KeyNumbers};
 pub use error::Error;
 pub use linear::{
     ActivationBlock, ActivationKind, Activations, Epilogue, QuantizedRows, Weight, WeightFormat, WeightPart,
     WeightParts,
 };
 pub use number::Number;
-pub use operand::{Bf16, F16, F32, Operand};
+pub use operand::{Bf16, F16, F32, Int8, Operand};
+pub use pack::Ending;
 pub use rotary::{Rotary, RotaryOrder, RotaryScaling};
-pub use tile::{COLUMNS, RowState, ScoreTile};
+pub use small::SmallHead;
+pub use tile::{COLUMNS, RowState, ScoreTile, Stretch};
 
 /// Keys, or output features, side by side in a packed panel, on every instruction set.
 pub const PANEL: usize = 64;

@@ -10,10 +10,13 @@ use crate::Number;
 /// The storage of the two sides of a product `C = A·B` along the axis that is summed over.
 ///
 /// `A` is read one word at a time and spread over a vector; `B` is read a vector at a time. One *step* sums over
-/// `DEPTH` elements. The trait is sealed: [`F32`], [`F16`] and [`Bf16`] implement it.
+/// `DEPTH` elements. The trait is sealed: [`F32`], [`F16`], [`Bf16`] and [`Int8`] implement
+/// it.
 pub trait Operand: Copy + Send + Sync + 'static + sealed::Sealed {
     /// Elements that one step sums over.
     const DEPTH: usize;
+    /// Whether numbers of `B` stand for multiples of themselves: each row has a scale.
+    const SCALED: bool = false;
     /// The least number that is stored as ∞ in `B`.
     const OVERFLOW: f32;
     /// A step of one row of `A`.
@@ -63,6 +66,8 @@ pub trait Operand: Copy + Send + Sync + 'static + sealed::Sealed {
     fn put_value<S: Simd, T: Number>(s: S, from: &[T], within: usize, to: &mut [Self::B]);
     /// Writes 0 as element `within` of each of these words, and behind it.
     fn clear_value(within: usize, to: &mut [Self::B]);
+    /// Writes the element `from_within` of a step of `B` as element `within` of another, the elements behind it as 0.
+    fn move_value(from: Self::B, from_within: usize, within: usize, to: &mut Self::B);
     /// Runs a kernel with the instructions that this operand gains from.
     fn run<K: Kernel>(isa: Isa, kernel: K) -> K::Output;
 }
@@ -83,9 +88,15 @@ pub struct F16;
 #[derive(Clone, Copy, Debug)]
 pub struct Bf16;
 
+/// `A` in single precision, `B` in signed bytes, widened as they are loaded: whole numbers of −127 to 127, each row of
+/// which stands for itself times a scale ([`Kernels::pack_keys_int8`](crate::Kernels::pack_keys_int8)).
+#[derive(Clone, Copy, Debug)]
+pub struct Int8;
+
 impl sealed::Sealed for F32 {}
 impl sealed::Sealed for F16 {}
 impl sealed::Sealed for Bf16 {}
+impl sealed::Sealed for Int8 {}
 
 impl Operand for F32 {
     const DEPTH: usize = 1;
@@ -140,6 +151,9 @@ impl Operand for F32 {
     }
     fn clear_value(_within: usize, to: &mut [f32]) {
         to.fill(0.0);
+    }
+    fn move_value(from: Self::B, _from_within: usize, _within: usize, to: &mut Self::B) {
+        *to = from;
     }
     fn run<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
         isa.run(kernel)
@@ -210,6 +224,9 @@ impl Operand for F16 {
     }
     fn clear_value(_within: usize, to: &mut [u16]) {
         to.fill(0);
+    }
+    fn move_value(from: Self::B, _from_within: usize, _within: usize, to: &mut Self::B) {
+        *to = from;
     }
     fn run<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
         isa.run(kernel)
@@ -283,8 +300,89 @@ impl Operand for Bf16 {
     fn clear_value(within: usize, to: &mut [u32]) {
         to.iter_mut().for_each(|word| put_value(word, within, 0.0));
     }
+    fn move_value(from: u32, from_within: usize, within: usize, to: &mut u32) {
+        put_value_bits(to, within, (from >> (16 * from_within)) as u16);
+    }
     fn run<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
         isa.run_dots(kernel)
+    }
+}
+
+impl Operand for Int8 {
+    const DEPTH: usize = 1;
+    const SCALED: bool = true;
+    const OVERFLOW: f32 = f32::INFINITY;
+    type A = f32;
+    type B = i8;
+    type Vector<S: Simd> = S::F32;
+
+    #[inline(always)]
+    unsafe fn spread<S: Simd>(s: S, p: *const f32) -> S::F32 {
+        // SAFETY: the caller's.
+        s.splat(unsafe { *p })
+    }
+    #[inline(always)]
+    unsafe fn load<S: Simd>(s: S, p: *const i8) -> S::F32 {
+        // SAFETY: the caller's.
+        unsafe { s.load_i8(p) }
+    }
+    #[inline(always)]
+    fn multiply_add<S: Simd>(s: S, c: S::F32, a: S::F32, b: S::F32) -> S::F32 {
+        s.fma(a, b, c)
+    }
+    #[inline(always)]
+    fn exp2<S: Simd, const N: usize>(s: S, x: [S::F32; N]) -> [S::F32; N] {
+        exp2_of_each::<S, 5, N>(s, x)
+    }
+    #[inline(always)]
+    unsafe fn store<S: Simd>(s: S, row: *mut f32, at: usize, x: S::F32) {
+        // SAFETY: the caller's.
+        unsafe { s.store(row.add(at), x) }
+    }
+    fn weight(row: &[f32], k: usize) -> f32 {
+        row[k]
+    }
+    fn value(rows: &[i8], width: usize, k: usize, column: usize) -> f32 {
+        f32::from(rows[k * width + column])
+    }
+    fn put(row: &mut [f32], k: usize, x: f32) {
+        row[k] = x;
+    }
+    #[inline(always)]
+    fn stage<S: Simd, T: Number>(s: S, from: &[T], to: &mut [i8]) {
+        let (least, most) = (s.splat(-127.0), s.splat(127.0));
+        let whole = from.len() / S::LANES * S::LANES;
+        for at in (0..whole).step_by(S::LANES) {
+            // SAFETY: both slices hold `at + LANES` elements.
+            unsafe {
+                let x = T::load(s, from[at..][..S::LANES].as_ptr());
+                s.store_low_bytes(to[at..][..S::LANES].as_mut_ptr(), s.to_i32(s.max(least, s.min(most, x))));
+            }
+        }
+        for (to, from) in to[whole..].iter_mut().zip(&from[whole..]) {
+            *to = from.to_f32().clamp(-127.0, 127.0).round_ties_even() as i8;
+        }
+    }
+    #[inline(always)]
+    fn transpose<S: Simd>(_s: S, from: &[i8], from_stride: usize, steps: usize, to: &mut [i8], to_stride: usize) {
+        for step in 0..steps {
+            for (r, to) in to[step * to_stride..][..16].iter_mut().enumerate() {
+                *to = from[r * from_stride + step];
+            }
+        }
+    }
+    #[inline(always)]
+    fn put_value<S: Simd, T: Number>(s: S, from: &[T], _within: usize, to: &mut [i8]) {
+        Self::stage(s, from, to);
+    }
+    fn clear_value(_within: usize, to: &mut [i8]) {
+        to.fill(0);
+    }
+    fn move_value(from: i8, _from_within: usize, _within: usize, to: &mut i8) {
+        *to = from;
+    }
+    fn run<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
+        isa.run(kernel)
     }
 }
 
@@ -296,7 +394,12 @@ fn half_of(pair: u32, k: usize) -> f32 {
 /// Sets the low half of a pair and clears the high one for an even element, sets the high half for an odd one.
 #[inline(always)]
 fn put_value(pair: &mut u32, k: usize, x: f32) {
-    let bits = u32::from(bf16::from_f32(x).to_bits());
+    put_value_bits(pair, k, bf16::from_f32(x).to_bits());
+}
+
+#[inline(always)]
+fn put_value_bits(pair: &mut u32, k: usize, bits: u16) {
+    let bits = u32::from(bits);
     *pair = if k == 0 { bits } else { *pair & 0xFFFF | bits << 16 };
 }
 

@@ -60,6 +60,45 @@ impl Kernels {
         Ok(self.isa().run(PackValues::<E, T> { values, at, packed, width }))
     }
 
+    /// Copies scattered keys and their values side by side into a panel of each; places behind the last become 0.
+    ///
+    /// - `panel`: keys `[steps][PANEL]` and values `[PANEL / DEPTH][width]` of panel number such;
+    /// - `list`: the keys, at most [`PANEL`];
+    /// - `to_keys`: `[steps][PANEL]`; `to_values`: `[PANEL / DEPTH][width]`.
+    ///
+    /// # Errors
+    /// A slice is too short, or the list too long.
+    pub fn gather<'a, E: Operand>(
+        self,
+        (steps, width): (usize, usize),
+        panel: impl Fn(usize) -> (&'a [E::B], &'a [E::B]),
+        list: &[u32],
+        to_keys: &mut [E::B],
+        to_values: &mut [E::B],
+    ) -> Result<(), Error> {
+        if list.len() > PANEL {
+            return Err(Error::Size { name: "gathered keys", has: list.len(), expected: "at most 64" });
+        }
+        Error::check_length("gathered key panel", to_keys.len(), steps.saturating_mul(PANEL))?;
+        Error::check_length("gathered values", to_values.len(), (PANEL / E::DEPTH).saturating_mul(width))?;
+        for (place, &key) in list.iter().enumerate() {
+            let ((keys, values), key) = (panel(key as usize / PANEL), key as usize % PANEL);
+            Error::check_length("key panel", keys.len(), steps.saturating_mul(PANEL))?;
+            Error::check_length("values", values.len(), (PANEL / E::DEPTH).saturating_mul(width))?;
+            for step in 0..steps {
+                to_keys[step * PANEL + place] = keys[step * PANEL + key];
+            }
+            let from = &values[key / E::DEPTH * width..][..width];
+            let to = &mut to_values[place / E::DEPTH * width..][..width];
+            for (to, &from) in to.iter_mut().zip(from) {
+                E::move_value(from, key % E::DEPTH, place % E::DEPTH, to);
+            }
+        }
+        to_values[list.len().div_ceil(E::DEPTH) * width..][..(PANEL - list.len()) / E::DEPTH * width]
+            .fill(E::B::default());
+        Ok(())
+    }
+
     /// Writes one query row as `A` of a product, times `factor`; elements past `d_k` become 0.
     ///
     /// # Errors
@@ -70,8 +109,8 @@ impl Kernels {
         Ok(())
     }
 
-    /// Row `r` of a finished tile: `out = o / sum`, all 0 where no key was seen, and its log-sum-exp (natural, −∞ where no
-    /// key was seen).
+    /// Row `r` of a finished tile: `out = gain·o / sum`, all 0 where no key was seen, and its log-sum-exp (natural, −∞ where
+    /// no key was seen and there is no sink).
     ///
     /// - `sums`: `[ROWS][width]`; `out`: `[d_v]`, `d_v ≤ width`.
     ///
@@ -83,6 +122,7 @@ impl Kernels {
         r: usize,
         sums: &[f32],
         width: usize,
+        ending: Ending,
         out: &mut [T],
     ) -> Result<f32, Error> {
         Error::check_length("sums", sums.len(), ROWS.saturating_mul(width))?;
@@ -90,13 +130,54 @@ impl Kernels {
         if r >= ROWS {
             return Err(Error::Size { name: "row", has: r, expected: "less than 6" });
         }
-        let (max, sum) = (state.max[r], state.sum[r]);
+        let (max, sum, fall) = ending.join(state.max[r], state.sum[r]);
         // No key: 1 / 0 would make NaN of the sums, which are 0.
-        let factor = if sum == 0.0 { 0.0 } else { 1.0 / sum };
+        let factor = if sum == 0.0 { 0.0 } else { fall * ending.gain / sum };
         self.isa().run(Finish { sums: &sums[r * width..][..out.len()], factor, out });
         // In f64, so that the result is rounded once.
         let lse = std::f64::consts::LN_2 * (f64::from(max) + f64::from(sum).log2());
         Ok(if sum == 0.0 { f32::NEG_INFINITY } else { lse as f32 })
+    }
+}
+
+impl Kernels {
+    /// Writes `factor·x` for as many numbers as `out` holds.
+    ///
+    /// # Errors
+    /// `x` is too short.
+    pub fn store_scaled<T: Number>(self, x: &[f32], factor: f32, out: &mut [T]) -> Result<(), Error> {
+        Error::check_length("numbers", x.len(), out.len())?;
+        self.isa().run(Finish { sums: &x[..out.len()], factor, out });
+        Ok(())
+    }
+}
+
+/// How rows end: what joins their denominator, and what their results are multiplied by.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Ending {
+    /// A logit (natural) that joins the denominator and has no value; −∞ for none.
+    pub sink: f32,
+    /// What a result is multiplied by: 1, or where weights fell `1 / (1 − probability)`.
+    pub gain: f32,
+}
+
+impl Default for Ending {
+    fn default() -> Self {
+        Ending { sink: f32::NEG_INFINITY, gain: 1.0 }
+    }
+}
+
+impl Ending {
+    /// The maximum and sum of a row (base 2) with the sink, and what the row's weights are multiplied by for it.
+    fn join(self, max: f32, sum: f32) -> (f32, f32, f32) {
+        if self.sink == f32::NEG_INFINITY {
+            return (max, sum, 1.0);
+        }
+        let sink = self.sink * std::f32::consts::LOG2_E;
+        // A row that has seen no key has the maximum −∞ and the sum 0. A NaN in either goes on.
+        let most = if max > sink { max } else { sink };
+        let fall = if sum == 0.0 { 1.0 } else { (max - most).exp2() };
+        (most, sum * fall + (sink - most).exp2(), fall)
     }
 }
 

@@ -14,8 +14,8 @@
 
 use std::array::from_fn;
 use std::hint::black_box;
-use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Barrier, Mutex};
 use std::time::{Duration, Instant};
 
 use regard_memory::{AlignedBuffer, Result};
@@ -119,6 +119,21 @@ impl Machine {
             }
         }
     }
+}
+
+/// f32 operations a second of so many cores together with these instructions: measured when it is first asked for, within
+/// some 15 ms, and remembered.
+pub fn f32_rate(isa: Isa, threads: usize) -> f64 {
+    static KNOWN: Mutex<Vec<(Isa, usize, f64)>> = Mutex::new(Vec::new());
+    let mut known = KNOWN.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    if let Some(&(.., rate)) = known.iter().find(|(of, cores, _)| (*of, *cores) == (isa, threads)) {
+        return rate;
+    }
+    // No memory: it is not read.
+    let machine = Machine { threads: threads.max(1), memory: AlignedBuffer::new(), cursors: Vec::new() };
+    let rate = machine.best(isa, Unit::F32, 3);
+    known.push((isa, threads, rate));
+    rate
 }
 
 /// One operation of a tile.

@@ -2,6 +2,8 @@
 //!
 //! The online softmax of Milakov and Gimelshein (2018), tiled as in FlashAttention (Dao et al., 2022, algorithm 1).
 
+use std::ops::Range;
+
 use regard_simd::{Kernel, Simd};
 
 use crate::product::{Accumulators, multiply_add};
@@ -48,7 +50,24 @@ impl<'a> ScoreTile<'a> {
     /// Forgets the scores.
     pub fn clear(&mut self) {
         self.columns = 0;
+        self.forget_maxima();
+    }
+
+    /// Forgets the maxima, which the scores' adjustment takes anew ([`Kernels::adjust`]).
+    pub fn forget_maxima(&mut self) {
         self.maxima = [[f32::NEG_INFINITY; COLUMNS]; ROWS];
+    }
+
+    /// The scores of a row, and the maxima of every 16th.
+    pub(crate) fn row_mut(&mut self, r: usize) -> (&mut [f32], &mut [f32; COLUMNS]) {
+        (&mut self.words[r * self.stride..][..self.columns], &mut self.maxima[r])
+    }
+
+    /// The softmax weights of a row, which lie in the place of its scores.
+    pub(crate) fn weights_mut<E: Operand>(&mut self, r: usize) -> &mut [E::A] {
+        let (scores, _) = self.row_mut(r);
+        // SAFETY: words of 32 bits both, without invalid values; a weight's word is no wider than a score's.
+        unsafe { std::slice::from_raw_parts_mut(scores.as_mut_ptr().cast(), scores.len()) }
     }
 
     /// Keys that stand in the tile so far, in whole multiples of 16.
@@ -97,44 +116,33 @@ macro_rules! for_rows {
 }
 
 impl Kernels {
-    /// Appends to the tile the scores `S = Q·Kᵀ` of `rows` queries against consecutive packed key panels.
+    /// Appends to the tile the scores `S = Q·Kᵀ` of `rows` queries against stretches of packed keys, one after the other.
     ///
-    /// - `queries`: `[ROWS][steps]`, row-major, `steps = ⌈d_k / DEPTH⌉`; rows past `rows` are read and must exist;
-    /// - `panels`: `[panels][steps][PANEL]`;
-    /// - `live`: with one panel only, the bits of the keys that each row keeps; the others score −∞, and trailing
-    ///   columns that no row keeps may be left out. Without it every key of every panel is kept.
+    /// - `queries`: `[ROWS][steps]`, row-major, `steps = ⌈d_k / DEPTH⌉`; rows past `rows` are read and must exist.
     ///
     /// # Errors
-    /// A slice is too short, the tile is full, or `live` comes with more than one panel.
+    /// A slice is too short, or the tile is full.
     pub fn score<E: Operand>(
         self,
         rows: usize,
         steps: usize,
         queries: &[E::A],
-        panels: &[E::B],
-        live: Option<&[u64]>,
+        stretches: &[Stretch<'_, E>],
         tile: &mut ScoreTile<'_>,
     ) -> Result<(), Error> {
         check_rows(rows)?;
         Error::check_length("queries", queries.len(), ROWS.saturating_mul(steps))?;
-        let panel = steps.saturating_mul(PANEL);
-        let count = panels.len().checked_div(panel).unwrap_or(0);
-        Error::check_length("key panels", panels.len(), count * panel)?;
-        let (mut bits, mut columns) = ([u64::MAX; ROWS], count * PANEL);
-        if let Some(live) = live {
-            Error::check_length("live bits", live.len(), rows)?;
-            if count != 1 {
-                return Err(Error::Size { name: "key panels with live bits", has: count, expected: "exactly 1" });
+        let mut columns = tile.columns;
+        for Stretch { panels, live, columns: some } in stretches {
+            let has = panels.len().checked_div(steps).unwrap_or(0);
+            Error::check_length("key panels", has, some.end.next_multiple_of(PANEL))?;
+            if let Some(live) = live {
+                Error::check_length("live bits", live.len(), rows)?;
             }
-            bits = [0; ROWS];
-            bits[..rows].copy_from_slice(&live[..rows]);
-            let last = bits.iter().fold(0, |all, row| all | row);
-            columns = (u64::BITS - last.leading_zeros()) as usize;
-            columns = columns.next_multiple_of(COLUMNS);
+            columns = columns.saturating_add(some.len());
         }
-        Error::check_length("score tile", tile.stride, tile.columns + columns)?;
-        let score = Score::<E> { rows, steps, queries, panels, bits, masked: live.is_some(), columns, tile };
-        E::run(self.isa(), score);
+        Error::check_length("score tile", tile.stride, columns)?;
+        E::run(self.isa(), Score::<E> { rows, steps, queries, stretches, tile });
         Ok(())
     }
 
@@ -191,11 +199,11 @@ impl Kernels {
         Ok(())
     }
 
-    /// [`Kernels::accumulate`] for one panel that holds numbers that are not finite: only the keys that `live` keeps are
-    /// looked at, so that no 0·∞ arises. Slow, and rare.
+    /// [`Kernels::accumulate`] for up to 64 keys of which some are not finite: only those that `live` keeps are looked at, so
+    /// that no 0·∞ arises. Slow, and rare. `live` gives the rows; bit 0 is the key of column `at`, the first of `values`.
     ///
     /// # Errors
-    /// As [`Kernels::accumulate`]; `live` gives the rows.
+    /// As [`Kernels::accumulate`].
     #[allow(clippy::too_many_arguments, reason = "a product of two matrices into a third, with its state")]
     pub fn accumulate_kept<E: Operand>(
         self,
@@ -211,7 +219,7 @@ impl Kernels {
         let last = live.iter().fold(0, |all, row| all | row);
         let seen = (u64::BITS - last.leading_zeros()) as usize;
         Error::check_length("tile columns", tile.columns, at.saturating_add(seen))?;
-        Error::check_length("values", values.len(), (PANEL / E::DEPTH).saturating_mul(width))?;
+        Error::check_length("values", values.len(), seen.div_ceil(E::DEPTH).saturating_mul(width))?;
         Error::check_length("out", out.len(), ROWS.saturating_mul(width))?;
         let correction = std::mem::replace(&mut state.correction, [1.0; COLUMNS]);
         for (r, &bits) in live.iter().enumerate() {
@@ -229,14 +237,43 @@ impl Kernels {
     }
 }
 
+/// Consecutive packed keys that a tile scores: whole panels, or of one panel what some row keeps.
+#[derive(Clone, Debug)]
+pub struct Stretch<'a, E: Operand> {
+    /// `[panels][steps][PANEL]`.
+    panels: &'a [E::B],
+    /// Of one panel, the bits of the keys that each row keeps.
+    live: Option<&'a [u64]>,
+    /// The columns that are scored, counted from the first panel's first key.
+    columns: Range<usize>,
+}
+
+impl<'a, E: Operand> Stretch<'a, E> {
+    /// All keys of so many panels, `[count][steps][PANEL]`.
+    pub fn whole(panels: &'a [E::B], count: usize) -> Self {
+        Stretch { panels, live: None, columns: 0..count.saturating_mul(PANEL) }
+    }
+
+    /// The keys of one panel, `[steps][PANEL]`, of which each row keeps those that its bits name. The others score −∞, and
+    /// columns before the first and behind the last that any row keeps are left out, in multiples of 16.
+    pub fn rim(panel: &'a [E::B], live: &'a [u64]) -> Self {
+        let any = live.iter().fold(0, |all, row| all | row);
+        let last = (u64::BITS - any.leading_zeros()) as usize;
+        let first = if any == 0 { 0 } else { any.trailing_zeros() as usize };
+        Stretch { panels: panel, live: Some(live), columns: first / COLUMNS * COLUMNS..last.next_multiple_of(COLUMNS) }
+    }
+
+    /// The columns that are scored, counted from the first panel's first key.
+    pub fn columns(&self) -> Range<usize> {
+        self.columns.clone()
+    }
+}
+
 struct Score<'t, 'a, E: Operand> {
     rows: usize,
     steps: usize,
     queries: &'t [E::A],
-    panels: &'t [E::B],
-    bits: [u64; ROWS],
-    masked: bool,
-    columns: usize,
+    stretches: &'t [Stretch<'t, E>],
     tile: &'t mut ScoreTile<'a>,
 }
 
@@ -253,28 +290,34 @@ impl<E: Operand> Kernel for Score<'_, '_, E> {
 /// The slices are as long as [`Kernels::score`] says, for `R` rows.
 #[inline(always)]
 unsafe fn score_rows<S: Simd, E: Operand, const R: usize>(s: S, task: Score<'_, '_, E>) {
-    let Score { steps, queries, panels, bits, masked, columns, tile, .. } = task;
-    let out = &mut tile.words[tile.columns..];
-    let mut at = 0;
-    while at < columns {
-        let in_panel = at % PANEL;
-        let b = panels[at / PANEL * steps * PANEL..][in_panel..].as_ptr();
-        let strips = ((columns - at) / S::LANES).min((PANEL - in_panel) / S::LANES).min(S::STRIPS);
-        let c = out[at..].as_mut_ptr();
-        let live = masked.then(|| bits.map(|row| row >> in_panel));
-        // SAFETY: the strips end within the panel and within the tile's columns.
-        unsafe {
-            let (a, stride, maxima) = (queries.as_ptr(), tile.stride, &mut tile.maxima);
-            match strips {
-                4 if S::STRIPS >= 4 => score_strips::<S, E, R, 4>(s, steps, a, b, live, c, stride, maxima),
-                3 if S::STRIPS >= 4 => score_strips::<S, E, R, 3>(s, steps, a, b, live, c, stride, maxima),
-                2 => score_strips::<S, E, R, 2>(s, steps, a, b, live, c, stride, maxima),
-                _ => score_strips::<S, E, R, 1>(s, steps, a, b, live, c, stride, maxima),
-            }
+    let Score { rows, steps, queries, stretches, tile } = task;
+    for Stretch { panels, live, columns } in stretches {
+        let out = &mut tile.words[tile.columns..];
+        let mut bits = [0; ROWS];
+        if let Some(live) = live {
+            bits[..rows].copy_from_slice(&live[..rows]);
         }
-        at += strips * S::LANES;
+        let mut at = columns.start;
+        while at < columns.end {
+            let in_panel = at % PANEL;
+            let b = panels[at / PANEL * steps * PANEL..][in_panel..].as_ptr();
+            let strips = ((columns.end - at) / S::LANES).min((PANEL - in_panel) / S::LANES).min(S::STRIPS);
+            let c = out[at - columns.start..].as_mut_ptr();
+            let live = live.map(|_| bits.map(|row| row >> in_panel));
+            // SAFETY: the strips end within the panel and within the tile's columns.
+            unsafe {
+                let (a, stride, maxima) = (queries.as_ptr(), tile.stride, &mut tile.maxima);
+                match strips {
+                    4 if S::STRIPS >= 4 => score_strips::<S, E, R, 4>(s, steps, a, b, live, c, stride, maxima),
+                    3 if S::STRIPS >= 4 => score_strips::<S, E, R, 3>(s, steps, a, b, live, c, stride, maxima),
+                    2 => score_strips::<S, E, R, 2>(s, steps, a, b, live, c, stride, maxima),
+                    _ => score_strips::<S, E, R, 1>(s, steps, a, b, live, c, stride, maxima),
+                }
+            }
+            at += strips * S::LANES;
+        }
+        tile.columns += columns.len();
     }
-    tile.columns += columns;
 }
 
 /// # Safety

@@ -1,9 +1,11 @@
 //! From a mask to its layout.
 
 use std::ops::Range;
+use std::slice;
 
-use crate::layout::{PackedSpan, TileEnd};
-use crate::{BlockLayout, Error, Mask, PANEL, TileShape, position};
+use crate::layout::{PackedSpan, Scratch};
+use crate::sweep::Sweep;
+use crate::{BlockLayout, Error, Gather, Mask, PANEL, TileShape};
 
 impl BlockLayout {
     /// Replaces the layout by that of `mask` for `n_q` queries, of which query `i` stands at position `i + offset`,
@@ -12,98 +14,237 @@ impl BlockLayout {
     /// # Errors
     ///
     /// [`Error::Tile`], [`Error::TooManyQueries`], [`Error::TooManyKeys`] or [`Error::LayoutTooLarge`] for a shape that
-    /// cannot be laid out; the layout is then as it was.
+    /// cannot be laid out; the layout is then as it was. [`Error::LayoutTooLarge`] where there are 2³² spans; the layout is then
+    /// empty.
     pub fn compile(&mut self, mask: &Mask, n_q: usize, n_k: usize, offset: i64, tile: TileShape) -> Result<(), Error> {
-        let tiles = tile.tiles(n_q)?;
-        let keys = n_k.checked_next_multiple_of(PANEL).ok_or(Error::TooManyKeys { n_k })?;
-        u32::try_from(keys / PANEL).map_err(|_| Error::TooManyKeys { n_k })?;
-        self.tiles
-            .try_reserve(tiles.saturating_sub(self.tiles.len()))
-            .map_err(|_| Error::LayoutTooLarge { n_q, n_k })?;
+        self.compile_group(slice::from_ref(mask), n_q, n_k, offset, tile)
+    }
 
-        (self.n_q, self.n_k, self.tile, self.live_pairs) = (n_q, n_k, tile, 0);
+    /// Like [`compile`](Self::compile), for heads of a group that have masks of their own: engine row `r` keeps what
+    /// `masks[r % group]` does. One mask is that of all heads.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`compile`](Self::compile), and [`Error::Masks`] where there are neither one mask nor `tile.group`.
+    pub fn compile_group(
+        &mut self,
+        masks: &[Mask],
+        n_q: usize,
+        n_k: usize,
+        offset: i64,
+        tile: TileShape,
+    ) -> Result<(), Error> {
+        self.compile_with(masks, n_q, n_k, offset, tile, None)
+    }
+
+    /// Like [`compile_group`](Self::compile_group), and gathers scattered keys where `gather` says that this is cheaper.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`compile_group`](Self::compile_group).
+    ///
+    /// ```
+    /// use regard_masks::{BlockLayout, Gather, Mask, TileShape};
+    ///
+    /// let mask = Mask::causal() & (Mask::window(Some(63), None) | Mask::global_keys([3, 100, 222]));
+    /// let gather = Some(Gather { rim: 1.0, panel: 1.0, key: 0.1 });
+    /// let tile = TileShape { rows: 64, group: 1 };
+    /// let mut layout = BlockLayout::new();
+    /// layout.compile_with(&[mask], 512, 512, 0, tile, gather)?;
+    /// assert_eq!(layout.to_string(), "\
+    /// ▒·······
+    /// ▒▒······
+    /// ▒▒▒·····
+    /// ∴∴▒▒····
+    /// ∴∴·▒▒···
+    /// ∴∴·∴▒▒··
+    /// ∴∴·∴·▒▒·
+    /// ∴∴·∴··▒▒
+    /// ");
+    /// let last = layout.gathered(7).next().expect("three keys are scattered");
+    /// assert_eq!(last.keys, [3, 100, 222]);
+    /// # Ok::<(), regard_masks::Error>(())
+    /// ```
+    pub fn compile_with(
+        &mut self,
+        masks: &[Mask],
+        n_q: usize,
+        n_k: usize,
+        offset: i64,
+        tile: TileShape,
+        gather: Option<Gather>,
+    ) -> Result<(), Error> {
+        let tiles = tile.tiles(n_q)?;
+        if n_k.div_ceil(PANEL) > PackedSpan::MAX_PANELS {
+            return Err(Error::TooManyKeys { n_k });
+        }
+        if masks.len() != 1 && masks.len() != tile.group {
+            return Err(Error::Masks { masks: masks.len(), group: tile.group });
+        }
+        if masks.iter().any(Mask::varies) {
+            let first: Vec<Mask> = masks.iter().map(|mask| mask.select(0, 0)).collect();
+            return self.compile_with(&first, n_q, n_k, offset, tile, gather);
+        }
+        let too_large = |_| Error::LayoutTooLarge { n_q, n_k };
+        self.tiles.try_reserve(tiles.saturating_sub(self.tiles.len())).map_err(too_large)?;
+
+        (self.n_q, self.n_k, self.tile, self.masks) = (n_q, n_k, tile, masks.len());
         self.tiles.clear();
         self.spans.clear();
-        self.bits.clear();
+        self.words.clear();
+        self.gathered.clear();
+        self.gathered_ends.clear();
+        self.lists.clear();
+        let mut scratch = std::mem::take(&mut self.scratch);
+        scratch.start(masks.len());
         for t in 0..tiles {
-            self.compile_tile(mask, t, offset);
+            scratch.find_rows(masks, self, t, offset);
+            if self.push_tile(&mut scratch, gather).is_none() {
+                *self = Self::new();
+                return Err(Error::LayoutTooLarge { n_q, n_k });
+            }
         }
+        self.pairs = scratch.sweeps[..masks.len()].iter().fold(0, |sum, sweep| sweep.pairs.saturating_add(sum));
+        self.scratch = scratch;
         Ok(())
     }
 
-    fn compile_tile(&mut self, mask: &Mask, t: usize, offset: i64) {
-        let rows = self.tile.rows_of(t, self.n_q);
-        let queries = self.tile.queries_of(t, self.n_q);
-
-        // One list of runs a query, then what all of them keep, then what any of them keeps.
-        self.runs.clear();
-        for i in queries.clone() {
-            mask.push_runs(position(i, offset), self.n_k, &mut self.runs);
-            // A query whose group crosses tiles counts in the tile of its first row.
-            if i * self.tile.group >= rows.start {
-                self.live_pairs = self.live_pairs.saturating_add(self.runs.keys() as u64);
+    /// Adds the tile whose rows are in `scratch`; none where there are more spans or rims than can be numbered.
+    fn push_tile(&mut self, scratch: &mut Scratch, gather: Option<Gather>) -> Option<()> {
+        let Scratch { sweeps, cursors, words, draft } = scratch;
+        let first = self.spans.len();
+        words.resize(self.tile.rows, 0);
+        let mut panel = 0;
+        // The first key that any row has left says which panel is next.
+        let mut key = cursors.iter().map(|cursor| cursor.run.start).min().unwrap_or(usize::MAX);
+        while key < usize::MAX {
+            panel = panel.max(key / PANEL);
+            let whole = cursors.iter().map(|cursor| cursor.whole_panels(panel)).min().unwrap_or(panel);
+            key = usize::MAX;
+            if whole > panel {
+                self.spans.push(PackedSpan::full(panel..whole));
+                panel = whole;
+                for cursor in &mut *cursors {
+                    cursor.pass(panel, sweeps);
+                    key = key.min(cursor.run.start);
+                }
+            } else {
+                words.fill(0);
+                for cursor in &mut *cursors {
+                    let word = cursor.take_bits(panel, sweeps);
+                    words[cursor.rows.clone()].fill(word);
+                    key = key.min(cursor.run.start);
+                }
+                let words = match gather {
+                    None => self.words.add(words)?,
+                    Some(_) => draft.push(panel, words),
+                };
+                self.spans.push(PackedSpan::rim(panel, words));
+                panel += 1;
             }
         }
-        let (all, any) = (queries.len(), queries.len() + 1);
-        self.runs.push_intersection(queries.len());
-        self.runs.push_union(queries.len());
+        if let Some(gather) = gather {
+            self.settle_tile(first, scratch, gather)?;
+        }
+        self.tiles.push(u32::try_from(self.spans.len()).ok()?);
+        Some(())
+    }
+}
 
-        // The panels inside a run of `all` are full, the others that `any` touches are rims. Full panels lie inside one
-        // run of `any`, so one walk over both in step finds them in order.
-        let mut next_full = 0;
-        let mut panel = 0;
-        for index in 0..self.runs.list(any).len() {
-            let run = self.runs.list(any)[index].clone();
-            // The run before may have ended in the panel in which this one begins.
-            panel = panel.max(run.start / PANEL);
-            let end = run.end.div_ceil(PANEL);
-            while let Some(full) = self.runs.list(all).get(next_full).map(whole_panels)
-                && full.start < end
-            {
-                next_full += 1;
-                if !full.is_empty() {
-                    self.push_rims(panel..full.start, &rows, &queries);
-                    panel = full.end;
-                    self.spans.push(PackedSpan::Full { start: full.start as u32, end: full.end as u32 });
+/// The runs that rows of a tile have left, from the first key to the last. The rows are those of one query whose heads
+/// share a mask.
+#[derive(Clone, Debug)]
+pub(crate) struct Cursor {
+    /// The run at hand; at the end, one that starts behind all keys.
+    run: Range<usize>,
+    /// Where the runs after it stand among those of the sweep.
+    next: Range<usize>,
+    /// How many rows after that of the runs this one comes.
+    shift: usize,
+    sweep: usize,
+    /// The rows, counted from the first of the tile.
+    rows: Range<usize>,
+}
+
+impl Cursor {
+    /// Goes to the next run.
+    #[inline]
+    fn advance(&mut self, sweeps: &[Sweep]) {
+        self.run = match self.next.next() {
+            Some(next) => {
+                let run = &sweeps[self.sweep].runs()[next];
+                run.start.after(self.shift)..run.end.after(self.shift)
+            }
+            None => usize::MAX..usize::MAX,
+        };
+    }
+
+    /// Up to which panel the run at hand holds `panel` and all after it whole; 0 where it does not hold `panel`.
+    fn whole_panels(&self, panel: usize) -> usize {
+        if self.run.start <= panel * PANEL { self.run.end / PANEL } else { 0 }
+    }
+
+    /// Leaves behind what ends before `panel`, which cuts no other run than the one at hand.
+    fn pass(&mut self, panel: usize, sweeps: &[Sweep]) {
+        if self.run.end <= panel * PANEL {
+            self.advance(sweeps);
+        }
+    }
+
+    /// The keys of `panel`, one bit each, which are left behind.
+    #[inline]
+    fn take_bits(&mut self, panel: usize, sweeps: &[Sweep]) -> u64 {
+        let keys = panel * PANEL..(panel + 1) * PANEL;
+        let mut word = 0;
+        while self.run.start < keys.end {
+            word |= bits(self.run.start.max(keys.start) - keys.start..self.run.end.min(keys.end) - keys.start);
+            if self.run.end > keys.end {
+                break;
+            }
+            self.advance(sweeps);
+        }
+        word
+    }
+}
+
+impl Scratch {
+    /// Before the first tile of `masks` masks.
+    fn start(&mut self, masks: usize) {
+        if self.sweeps.len() < masks {
+            self.sweeps.resize_with(masks, Sweep::default);
+        }
+        self.sweeps[..masks].iter_mut().for_each(Sweep::clear);
+        self.draft.start();
+    }
+
+    /// Sets the cursors to the first runs of the rows of tile `t`.
+    fn find_rows(&mut self, masks: &[Mask], layout: &BlockLayout, t: usize, offset: i64) {
+        let (n_q, n_k, group) = (layout.n_q, layout.n_k, layout.tile.group);
+        let rows = layout.tile.rows_of(t, n_q);
+        let queries = layout.tile.queries_of(t, n_q);
+        self.cursors.clear();
+        for (sweep, mask) in masks.iter().enumerate() {
+            self.sweeps[sweep].advance(mask, &queries, n_q, n_k, offset);
+            for (strip, runs) in self.sweeps[sweep].strips() {
+                for i in strip.start.max(queries.start)..strip.end.min(queries.end) {
+                    // All heads of the query, or the one that has this mask.
+                    let heads = if masks.len() == 1 {
+                        i * group..(i + 1) * group
+                    } else {
+                        i * group + sweep..i * group + sweep + 1
+                    };
+                    let rows = heads.start.max(rows.start)..heads.end.min(rows.end);
+                    if rows.is_empty() {
+                        continue;
+                    }
+                    let rows = rows.start - t * layout.tile.rows..rows.end - t * layout.tile.rows;
+                    let mut cursor = Cursor { run: 0..0, next: runs.clone(), shift: i - strip.start, sweep, rows };
+                    cursor.advance(&self.sweeps);
+                    self.cursors.push(cursor);
                 }
             }
-            self.push_rims(panel..end, &rows, &queries);
-            panel = end;
-        }
-        self.tiles.push(TileEnd { spans: self.spans.len(), bits: self.bits.len() });
-    }
-
-    /// Adds rims, with the bits of the tile's `rows` and their `queries`.
-    fn push_rims(&mut self, panels: Range<usize>, rows: &Range<usize>, queries: &Range<usize>) {
-        let group = self.tile.group;
-        for panel in panels {
-            let first = self.bits.len();
-            self.bits.resize(first + self.tile.rows, 0);
-            let words = &mut self.bits[first..];
-            for (list, i) in queries.clone().enumerate() {
-                let of_query = (i * group).max(rows.start)..((i + 1) * group).min(rows.end);
-                words[of_query.start - rows.start..of_query.end - rows.start]
-                    .fill(panel_bits(self.runs.list(list), panel));
-            }
-            self.spans.push(PackedSpan::Rim { panel: panel as u32 });
         }
     }
-}
-
-/// The panels that lie inside `run`.
-fn whole_panels(run: &Range<usize>) -> Range<usize> {
-    run.start.div_ceil(PANEL)..run.end / PANEL
-}
-
-/// The keys of `panel` that are in `runs`, one bit each.
-fn panel_bits(runs: &[Range<usize>], panel: usize) -> u64 {
-    let keys = panel * PANEL..(panel + 1) * PANEL;
-    let first = runs.partition_point(|run| run.end <= keys.start);
-    runs[first..]
-        .iter()
-        .take_while(|run| run.start < keys.end)
-        .map(|run| bits(run.start.max(keys.start) - keys.start..run.end.min(keys.end) - keys.start))
-        .fold(0, |word, bits| word | bits)
 }
 
 /// A word with the bits of a range set, which is not empty and ends at 64 at most.
@@ -120,11 +261,5 @@ mod tests {
         assert_eq!(bits(0..64), u64::MAX);
         assert_eq!(bits(63..64), 1 << 63);
         assert_eq!(bits(4..7), 0b111_0000);
-        let runs = [0..3, 62..66, 127..300];
-        assert_eq!(panel_bits(&runs, 0), 0b11 << 62 | 0b111);
-        assert_eq!(panel_bits(&runs, 1), 1 << 63 | 0b11);
-        assert_eq!(panel_bits(&runs, 2), u64::MAX);
-        assert_eq!(panel_bits(&runs, 4), u64::MAX >> 20);
-        assert_eq!(panel_bits(&runs, 5), 0);
     }
 }

@@ -4,10 +4,11 @@ use std::fmt;
 use std::ops::Range;
 
 use crate::layout::BlockLayout;
-use crate::{Mask, Runs, Span, position};
+use crate::{Mask, PANEL, Runs, Span, position};
 
 const FULL: char = '█';
 const RIM: char = '▒';
+const GATHERED: char = '∴';
 const EMPTY: char = '·';
 
 /// A mask drawn pair by pair, from [`Mask::draw`]: one line per query, one character per key.
@@ -65,7 +66,8 @@ const MAX_LINES: usize = 64;
 const MAX_COLUMNS: usize = 128;
 
 impl fmt::Display for BlockLayout {
-    /// Draws the layout, one line per query tile and one character per panel: `█` full, `▒` rim, `·` empty.
+    /// Draws the layout, one line per query tile and one character per panel: `█` full, `▒` rim, `∴` with gathered keys,
+    /// `·` empty.
     ///
     /// A layout of more than 64 tiles or 128 panels is drawn smaller: a character stands for several of them, `█` when
     /// all are full, `·` when all are empty, and a last line says for how many.
@@ -73,11 +75,11 @@ impl fmt::Display for BlockLayout {
         let (tiles, panels) = (self.tiles().len(), self.panels());
         let tiles_a_line = tiles.div_ceil(MAX_LINES).max(1);
         let panels_a_column = panels.div_ceil(MAX_COLUMNS).max(1);
-        // Of the blocks that a character stands for, how many are full and how many are rims.
-        let mut columns = vec![(0, 0); panels.div_ceil(panels_a_column)];
+        // Of the blocks that a character stands for, how many are full, how many are rims, and how many keys are gathered.
+        let mut columns = vec![(0, 0, 0); panels.div_ceil(panels_a_column)];
         for first in self.tiles().step_by(tiles_a_line) {
             let line = first..tiles.min(first + tiles_a_line);
-            columns.fill((0, 0));
+            columns.fill((0, 0, 0));
             for span in line.clone().flat_map(|t| self.tile(t)) {
                 match span {
                     Span::Full(Range { mut start, end }) => {
@@ -91,11 +93,15 @@ impl fmt::Display for BlockLayout {
                     Span::Rim { panel, .. } => columns[panel / panels_a_column].1 += 1,
                 }
             }
-            for (column, &(full, rims)) in columns.iter().enumerate() {
+            for key in line.clone().flat_map(|t| self.gathered(t)).flat_map(|gathered| gathered.keys) {
+                columns[*key as usize / PANEL / panels_a_column].2 += 1;
+            }
+            for (column, &(full, rims, gathered)) in columns.iter().enumerate() {
                 let width = panels_a_column.min(panels - column * panels_a_column);
-                let glyph = match (full, rims) {
-                    (0, 0) => EMPTY,
-                    (full, _) if full == line.len() * width => FULL,
+                let glyph = match (full, rims, gathered) {
+                    (0, 0, 0) => EMPTY,
+                    (0, 0, _) => GATHERED,
+                    (full, _, _) if full == line.len() * width => FULL,
                     _ => RIM,
                 };
                 write_times(f, glyph, 1)?;

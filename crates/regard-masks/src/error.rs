@@ -2,13 +2,49 @@
 
 use crate::{MAX_TILE_ROWS, TileShape};
 
-/// A shape that no layout or array can be made for.
+/// What no mask, layout or array can be made of.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
+    /// A primitive of a mask that was given what makes no set.
+    #[error("{primitive}: {has}; expected {expected}")]
+    Primitive {
+        /// The primitive.
+        primitive: &'static str,
+        /// What it was given.
+        has: String,
+        /// What it takes.
+        expected: String,
+    },
     /// A tile without rows, with too many of them, or with an empty group.
     #[error("tile: {} rows in groups of {}; expected 1 to {MAX_TILE_ROWS} rows and groups of at least 1", .0.rows, .0.group)]
     Tile(TileShape),
+    /// A text that is no mask.
+    #[error("mask, at byte {at}: {has}; expected {expected}")]
+    Parse {
+        /// Where it stops being one, in bytes from its start.
+        at: usize,
+        /// What stands there.
+        has: String,
+        /// What could.
+        expected: String,
+    },
+    /// Parts of a mask that do not vary alike.
+    #[error("mask: its parts tell {} and {} {axis} apart; expected the same number, or 1", .has[0], .has[1])]
+    Vary {
+        /// What the mask differs by.
+        axis: &'static str,
+        /// How many two of its parts tell apart.
+        has: [usize; 2],
+    },
+    /// A number of masks that a group of heads cannot have.
+    #[error("masks: {masks} for a group of {group}; expected 1, or one for each head")]
+    Masks {
+        /// How many masks there are.
+        masks: usize,
+        /// Heads of the group.
+        group: usize,
+    },
     /// More engine rows than can be counted.
     #[error("queries: {n_q} in groups of {group} are more rows than can be counted")]
     TooManyQueries {
@@ -18,11 +54,14 @@ pub enum Error {
         group: usize,
     },
     /// More panels of keys than a layout can number.
-    #[error("keys: {n_k}; a layout holds at most 2³² − 1 panels of 64")]
+    #[error("keys: {n_k}; a layout holds at most 2³¹ panels of 64")]
     TooManyKeys {
         /// Keys of the call.
         n_k: usize,
     },
+    /// Blocks of keys without panels.
+    #[error("panels of a block: 0; expected at least 1")]
+    PanelsPerBlock,
     /// A layout that memory cannot hold.
     #[error("layout: {n_q} queries × {n_k} keys may not fit in memory")]
     LayoutTooLarge {

@@ -4,18 +4,22 @@ use std::iter::FusedIterator;
 use std::ops::Range;
 use std::slice;
 
-use crate::size::LayoutSize;
-use crate::{PANEL, Runs, Span, TileShape};
+use crate::compile::Cursor;
+use crate::gathered::{Draft, Lists, PackedGathered};
+use crate::sweep::Sweep;
+use crate::words::Words;
+use crate::{LayoutSize, PANEL, Span, TileShape};
 
 /// What a mask keeps of each query tile, in panels of 64 keys.
 ///
 /// For every tile of query rows the layout holds [`Span`]s in ascending key order: stretches of full panels, which
-/// need no mask, and rim panels with their bits. Empty panels do not appear. A full panel is one that every *row with a
+/// need no mask, and rim panels with their bits. Empty panels do not appear, and neither does what is
+/// [gathered](Self::gathered). A full panel is one that every *row with a
 /// query* keeps whole: the missing rows of a ragged last tile make no rim. The last panel of a number of keys that 64
 /// does not divide is always a rim.
 ///
-/// Compiling takes time and memory in proportion to the runs and rims that the mask has, not to `n_q·n_k`. A layout
-/// that is compiled again keeps its capacity.
+/// Compiling takes time and memory in proportion to the runs and rims that the mask has, not to `n_q·n_k`; equal rims
+/// share their bits. A layout that is compiled again keeps its capacity.
 ///
 /// ```
 /// use regard_masks::{BlockLayout, Mask, Span, TileShape};
@@ -40,26 +44,65 @@ pub struct BlockLayout {
     pub(crate) n_q: usize,
     pub(crate) n_k: usize,
     pub(crate) tile: TileShape,
-    pub(crate) tiles: Vec<TileEnd>,
+    /// How many masks there are: 1, or one for each head of a group.
+    pub(crate) masks: usize,
+    /// Where the spans of each tile end; they begin where those of the tile before it end.
+    pub(crate) tiles: Vec<u32>,
     pub(crate) spans: Vec<PackedSpan>,
-    /// The words of all rims in the order of their spans, `tile.rows` of each.
-    pub(crate) bits: Vec<u64>,
-    pub(crate) live_pairs: u64,
-    /// Scratch of `compile`.
-    pub(crate) runs: Runs,
+    /// The words of the rims, `tile.rows` of each.
+    pub(crate) words: Words,
+    /// What is gathered of all tiles, where each tile's ends (nothing unless there was a policy), and the lists of it.
+    pub(crate) gathered: Vec<PackedGathered>,
+    pub(crate) gathered_ends: Vec<u32>,
+    pub(crate) lists: Lists,
+    /// Pairs of all masks.
+    pub(crate) pairs: u128,
+    pub(crate) scratch: Scratch,
 }
 
-/// Where the spans and the bits of a tile end; they begin where those of the tile before it end.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct TileEnd {
-    pub(crate) spans: usize,
-    pub(crate) bits: usize,
+/// What a compilation needs beside the layout.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Scratch {
+    /// One for each mask.
+    pub(crate) sweeps: Vec<Sweep>,
+    /// The rows of a tile.
+    pub(crate) cursors: Vec<Cursor>,
+    /// The words of a rim.
+    pub(crate) words: Vec<u64>,
+    /// The rims of a tile some of which may be gathered.
+    pub(crate) draft: Draft,
 }
 
+impl Scratch {
+    const fn new() -> Self {
+        Self { sweeps: Vec::new(), cursors: Vec::new(), words: Vec::new(), draft: Draft::new() }
+    }
+}
+
+/// The panels `start..end`, or with [`RIM`](Self::RIM) in the start one panel and where its words stand.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum PackedSpan {
-    Full { start: u32, end: u32 },
-    Rim { panel: u32 },
+pub(crate) struct PackedSpan {
+    start: u32,
+    end: u32,
+}
+
+impl PackedSpan {
+    /// Panels are fewer.
+    const RIM: u32 = 1 << 31;
+    pub(crate) const MAX_PANELS: usize = Self::RIM as usize;
+
+    pub(crate) fn full(panels: Range<usize>) -> Self {
+        Self { start: panels.start as u32, end: panels.end as u32 }
+    }
+
+    pub(crate) fn rim(panel: usize, words: u32) -> Self {
+        Self { start: panel as u32 | Self::RIM, end: words }
+    }
+
+    /// The panel of a rim, and where its words stand.
+    pub(crate) fn as_rim(self) -> Option<(usize, u32)> {
+        (self.start & Self::RIM != 0).then_some(((self.start & !Self::RIM) as usize, self.end))
+    }
 }
 
 impl Default for BlockLayout {
@@ -75,11 +118,15 @@ impl BlockLayout {
             n_q: 0,
             n_k: 0,
             tile: TileShape { rows: 1, group: 1 },
+            masks: 1,
             tiles: Vec::new(),
             spans: Vec::new(),
-            bits: Vec::new(),
-            live_pairs: 0,
-            runs: Runs::new(),
+            words: Words::new(),
+            gathered: Vec::new(),
+            gathered_ends: Vec::new(),
+            lists: Lists::new(),
+            pairs: 0,
+            scratch: Scratch::new(),
         }
     }
 
@@ -115,11 +162,14 @@ impl BlockLayout {
     /// When there is no tile `t`.
     pub fn tile(&self, t: usize) -> Spans<'_> {
         let end = self.tiles[t];
-        let start = t.checked_sub(1).map_or(TileEnd::default(), |before| self.tiles[before]);
-        Spans {
-            spans: self.spans[start.spans..end.spans].iter(),
-            bits: self.bits[start.bits..end.bits].chunks_exact(self.tile.rows),
-        }
+        let start = t.checked_sub(1).map_or(0, |before| self.tiles[before]);
+        self.spans_within([start, end], 0..PackedSpan::MAX_PANELS)
+    }
+
+    /// The spans `start..end`, cut to `panels`, of which each has some.
+    pub(crate) fn spans_within(&self, [start, end]: [u32; 2], panels: Range<usize>) -> Spans<'_> {
+        let spans = self.spans[start as usize..end as usize].iter();
+        Spans { spans, panels, words: &self.words, rows: self.tile.rows }
     }
 
     /// The queries that have a row in tile `t`. A query whose group crosses tiles stands in each of them.
@@ -132,7 +182,7 @@ impl BlockLayout {
         self.tile.queries_of(t, self.n_q)
     }
 
-    /// How many panels tile `t` keeps, wholly or in part.
+    /// How many panels tile `t` keeps, wholly or in part, without those of gathered keys.
     ///
     /// # Panics
     ///
@@ -141,19 +191,39 @@ impl BlockLayout {
         self.tile(t).map(|span| span.panels().len()).sum()
     }
 
-    /// How many (query, key) pairs the mask keeps. The heads of a group share them and are not counted.
+    /// How many (query, key) pairs a head keeps. Where the heads of a group have masks of their own this is their mean,
+    /// rounded down.
     pub fn live_pairs(&self) -> u64 {
-        self.live_pairs
+        u64::try_from(self.pairs / self.masks as u128).unwrap_or(u64::MAX)
     }
 
-    /// The share of all `n_q·n_k` pairs that the mask keeps, 0 to 1; 0 where there are none.
+    /// The share of all pairs that the masks keep, 0 to 1; 0 where there are none.
     pub fn density(&self) -> f64 {
-        if self.live_pairs == 0 { 0.0 } else { self.live_pairs as f64 / (self.n_q as f64 * self.n_k as f64) }
+        let all = self.masks as f64 * self.n_q as f64 * self.n_k as f64;
+        if self.pairs == 0 { 0.0 } else { self.pairs as f64 / all }
+    }
+
+    /// Gives back what memory the layout does not need to be read.
+    pub fn shrink_to_fit(&mut self) {
+        self.tiles.shrink_to_fit();
+        self.spans.shrink_to_fit();
+        self.words.shrink_to_fit();
+        self.gathered.shrink_to_fit();
+        self.gathered_ends.shrink_to_fit();
+        self.lists.shrink_to_fit();
+        self.scratch = Scratch::new();
     }
 
     /// How much the layout holds.
     pub fn size(&self) -> LayoutSize {
-        LayoutSize { tiles: self.tiles.len(), spans: self.spans.len(), words: self.bits.len() }
+        LayoutSize {
+            tiles: self.tiles.len(),
+            spans: self.spans.len(),
+            words: self.words.len(),
+            gathered: self.gathered.len(),
+            lists: self.lists.len(),
+            keys: self.lists.keys(),
+        }
     }
 }
 
@@ -161,25 +231,35 @@ impl BlockLayout {
 #[derive(Clone, Debug)]
 pub struct Spans<'a> {
     spans: slice::Iter<'a, PackedSpan>,
-    /// The words of the rims among `spans`.
-    bits: slice::ChunksExact<'a, u64>,
+    panels: Range<usize>,
+    words: &'a Words,
+    rows: usize,
+}
+
+impl<'a> Spans<'a> {
+    fn unpack(&self, span: PackedSpan) -> Span<'a> {
+        match span.as_rim() {
+            Some((panel, at)) => Span::Rim { panel, bits: self.words.record(at, self.rows) },
+            None => Span::Full(self.panels.start.max(span.start as usize)..self.panels.end.min(span.end as usize)),
+        }
+    }
 }
 
 impl<'a> Iterator for Spans<'a> {
     type Item = Span<'a>;
 
     fn next(&mut self) -> Option<Span<'a>> {
-        Some(match *self.spans.next()? {
-            PackedSpan::Full { start, end } => Span::Full(start as usize..end as usize),
-            PackedSpan::Rim { panel } => Span::Rim {
-                panel: panel as usize,
-                bits: self.bits.next().expect("a layout holds the words of each rim"),
-            },
-        })
+        self.spans.next().map(|&span| self.unpack(span))
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
         self.spans.size_hint()
+    }
+}
+
+impl<'a> DoubleEndedIterator for Spans<'a> {
+    fn next_back(&mut self) -> Option<Span<'a>> {
+        self.spans.next_back().map(|&span| self.unpack(span))
     }
 }
 

@@ -44,14 +44,17 @@ fn allocations(work: impl FnOnce()) -> usize {
     ALLOCATIONS.get() - before
 }
 
-fn masks() -> [Mask; 5] {
+fn masks() -> Vec<Mask> {
     let window = Mask::causal() & Mask::window(Some(99), None);
-    [
+    vec![
         Mask::causal(),
         Mask::window(Some(149), Some(0)),
         window.clone(),
         &window | Mask::prefix(4),
         Mask::causal() & !(Mask::window(Some(200), Some(0)) & !Mask::window(Some(50), Some(0))),
+        Mask::causal() & Mask::global_keys((0..1000).step_by(70)) | window & !Mask::strided(7).unwrap(),
+        Mask::causal() & (Mask::random(0.2, 5).unwrap() | Mask::window(Some(0), None)),
+        Mask::block_diagonal(100).unwrap() | Mask::prefix(1),
     ]
 }
 
@@ -72,6 +75,20 @@ fn steps_allocate_nothing_once_room_is_reserved() {
             assert_eq!(count, 0, "{mask} at {n_k} keys");
             assert!(layout.live_pairs() > 0);
         }
+    }
+}
+
+/// The heads of a group with masks of their own.
+#[test]
+fn groups_allocate_nothing_once_room_is_reserved() {
+    let tile = TileShape { rows: 6, group: 8 };
+    let mask = Mask::causal() & Mask::by_head(masks()).unwrap();
+    let heads: Vec<Mask> = (0..8).map(|head| mask.select(0, head)).collect();
+    let mut layout = BlockLayout::new();
+    layout.reserve(&mask, 3, 700, tile).unwrap();
+    for n_k in 600..=700 {
+        let count = allocations(|| layout.compile_group(&heads, 3, n_k, n_k as i64 - 3, tile).unwrap());
+        assert_eq!(count, 0, "{n_k} keys");
     }
 }
 
@@ -106,8 +123,9 @@ fn a_warm_layout_is_compiled_at_more_keys_without_allocating() {
 fn warm_runs_allocate_nothing() {
     for mask in masks() {
         let mut runs = Runs::new();
-        mask.runs(700, 1000, &mut runs);
-        assert_eq!(allocations(|| (600..1000).for_each(|p| mask.runs(p, 1000, &mut runs))), 0, "{mask}");
+        let mut all = || (600..1000).for_each(|p| mask.runs(p, 1000, &mut runs));
+        all();
+        assert_eq!(allocations(all), 0, "{mask}");
         assert!(runs.keys() > 0);
     }
 }

@@ -1,5 +1,7 @@
 //! What can go wrong when memory is asked for or looked at.
 
+use std::ops::Range;
+
 /// The result of this crate's functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -45,6 +47,16 @@ pub enum Error {
         /// Its strides in elements.
         strides: Vec<isize>,
     },
+    /// Two stretches that are to be written share rows.
+    #[error("rows {first:?} and {second:?} of batch entry {batch} overlap")]
+    Stretches {
+        /// The batch entry.
+        batch: usize,
+        /// The stretch that begins first.
+        first: Range<usize>,
+        /// The other one.
+        second: Range<usize>,
+    },
     /// A size is larger than the address space.
     #[error("the size of `{what}` overflows")]
     Overflow {
@@ -76,7 +88,7 @@ impl Error {
             | Self::Overlap { tensor, .. }
             | Self::Strides { tensor, .. } => *tensor = name,
             Self::Overflow { what } => *what = name,
-            Self::OutOfMemory { .. } => {}
+            Self::Stretches { .. } | Self::OutOfMemory { .. } => {}
         }
         self
     }

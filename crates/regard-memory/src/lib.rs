@@ -7,6 +7,7 @@
 //! | [`Rows`], [`RowsMut`] | a borrowed strided matrix, checked once |
 //! | [`Tensor`], [`TensorMut`] | a borrowed `[batch, heads, seq, dim]`, checked once |
 //! | [`Parts`] | something mutable that falls apart into disjoint parts, one per task |
+//! | [`CountingAllocator`] | the system's allocator, counting what is taken from it |
 //!
 //! The views hold pointers, so that several of them can look at interleaved pieces of one allocation. Every safe way to
 //! make one checks it against the slice that it borrows, and a mutable view only ever splits into disjoint ones. That is
@@ -14,6 +15,8 @@
 
 mod arena;
 mod buffer;
+mod counting;
+mod cuts;
 mod error;
 #[cfg(feature = "ndarray")]
 mod ndarray;
@@ -32,6 +35,8 @@ pub use buffer::AlignedBuffer;
 /// `half::f16` and `half::bf16`.
 pub use bytemuck::Pod;
 pub use bytemuck::{Zeroable, cast_slice, cast_slice_mut, try_cast_slice, try_cast_slice_mut};
+pub use counting::{CountingAllocator, Taken};
+pub use cuts::{CutParts, Cuts};
 pub use error::{Error, Result};
 pub use need::Need;
 pub use pages::Pages;

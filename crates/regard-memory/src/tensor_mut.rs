@@ -118,6 +118,25 @@ impl<'a, T> TensorMut<'a, T> {
         unsafe { RowsMut::from_raw(self.start.add(skip), seq, dim, self.strides[2]) }
     }
 
+    /// Some heads and rows of one batch entry, `[1, heads, rows, dim]`.
+    ///
+    /// # Safety
+    ///
+    /// They exist, and what lies in them is used through no other view meanwhile.
+    pub(crate) unsafe fn piece(
+        &self,
+        batch: usize,
+        head: usize,
+        heads: usize,
+        rows: std::ops::Range<usize>,
+    ) -> TensorMut<'a, T> {
+        let ([_, _, _, dim], [b, h, s]) = (self.shape, self.strides);
+        let shape = [1, heads, rows.len(), dim];
+        let skip = if dim == 0 || heads == 0 || rows.is_empty() { 0 } else { batch * b + head * h + rows.start * s };
+        // SAFETY: the caller's: within the tensor, and its alone.
+        unsafe { TensorMut::from_raw(self.start.add(skip), shape, self.strides) }
+    }
+
     /// Parts of one batch entry, `heads` heads and `seq` rows each, the last of either perhaps fewer; as a rule, the query
     /// heads that share a key/value head, and a block of queries.
     ///
@@ -184,13 +203,12 @@ unsafe impl<'a, T: Send> Parts for BlockParts<'a, T> {
 
     unsafe fn part(&self, index: usize) -> TensorMut<'a, T> {
         debug_assert!(index < self.count);
-        let TensorMut { start, shape: [_, heads, seq, dim], strides, .. } = self.whole;
+        let [_, heads, seq, _] = self.whole.shape;
         let (batch, group, block) =
             (index / (self.groups * self.blocks), index / self.blocks % self.groups, index % self.blocks);
         let (head, row) = (group * self.heads, block * self.seq);
-        let shape = [1, self.heads.min(heads - head), self.seq.min(seq - row), dim];
-        let skip = if dim == 0 { 0 } else { batch * strides[0] + head * strides[1] + row * strides[2] };
+        let rows = row..row + self.seq.min(seq - row);
         // SAFETY: the part is within the tensor; the caller takes each index once, and the parts are disjoint.
-        unsafe { TensorMut::from_raw(start.add(skip), shape, strides) }
+        unsafe { self.whole.piece(batch, head, self.heads.min(heads - head), rows) }
     }
 }

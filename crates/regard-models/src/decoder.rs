@@ -1,6 +1,6 @@
 //! The decoder: one body for every family, driven by its [`Description`].
 
-use regard_attention::{Cache, Plan};
+use regard_attention::{Cache, Outputs, Plan, Terms};
 use regard_kernels::{Epilogue, Kernels};
 use regard_memory::{Arena, Frame, Need, Rows, RowsMut, Tensor, TensorMut};
 use regard_threads::Pool;
@@ -121,7 +121,8 @@ impl Decoder {
         cache.append(view(KEYS, kv_heads, dim_k)?, view(VALUES, kv_heads, dim_v)?, self.kernels.isa(), &self.pool)?;
         let mixed = frame.take::<f32>(rows * heads * dim_v);
         let out = TensorMut::new(mixed, [1, heads, rows, dim_v], [0, dim_v, heads * dim_v])?;
-        positions.plan.run_cached(view(QUERIES, heads, dim_k)?, cache, out, None, scratch, &self.pool)?;
+        let (queries, outputs) = (view(QUERIES, heads, dim_k)?, Outputs::new(out));
+        positions.plan.run_cached(queries, &[&*cache], Terms::default(), outputs, scratch, &self.pool)?;
         let mixed = Rows::contiguous(mixed, rows, heads * dim_v)?;
         weights.out.apply(self.kernels, &self.pool, mixed, stream.reborrow(), Epilogue::Add, frame)
     }

@@ -80,7 +80,7 @@ impl<'m> Session<'m> {
                 // The last token's layout and scratch are the largest: taken now, no token allocates.
                 plan.reserve(1, context)?;
                 plan.resize(1, context)?;
-                let need = plan.need_cached(caches.last().expect("one was pushed"), model.threads());
+                let need = plan.need_cached(dtype, model.threads());
                 scratch.frame(need)?;
                 let description::Rotary { dims, theta, ref scaling, .. } = attention.rotary;
                 let rotary = Rotary::new(dims, theta, scaling);

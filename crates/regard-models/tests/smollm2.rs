@@ -124,6 +124,16 @@ fn caches_of_all_types_keep_the_perplexity() {
     }
 }
 
+#[test]
+fn a_cache_in_bytes_costs_less_than_a_hundredth_of_perplexity() {
+    let Some(model) = model() else { return };
+    let reference: Perplexity = reference("perplexity.json");
+    let [bytes, pairs] =
+        [CacheDtype::Int8, CacheDtype::Bf16].map(|cache| perplexity(&model, &reference.tokens, 8, 512, cache));
+    println!("in bytes {bytes:.4}, in bf16 {pairs:.4}");
+    assert!((bytes / pairs - 1.0).abs() < 0.01, "{bytes} against {pairs}");
+}
+
 /// Where llama.cpp runs the weights in f32 it rounds no activations, and the texts are the same.
 #[test]
 fn greedy_text_is_llama_cpp_s_unrounded() {

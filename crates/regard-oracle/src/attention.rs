@@ -1,176 +1,177 @@
-//! Softmax attention as its definition reads, and the plain method whose error is the yardstick.
+//! A call, and what its parts mean.
 
-use crate::Precision;
+use std::ops::Range;
 
-/// One call. Tensors are `[batch, heads, seq, dim]` without gaps; query head `h` reads key/value head
-/// `h / (heads / kv_heads)`, and query `i` stands at position `i + offset`.
-#[derive(Clone, Copy)]
-pub struct Attention<'a> {
-    /// Sequences.
+use crate::Pair;
+
+/// The sizes of a call.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sizes {
+    /// Batch entries.
     pub batch: usize,
-    /// Query heads.
+    /// Query heads, a multiple of the key/value heads: head `h` reads key/value head `h / (heads / kv_heads)`.
     pub heads: usize,
     /// Key/value heads.
     pub kv_heads: usize,
-    /// Queries of a sequence.
+    /// Queries of a batch entry.
     pub queries: usize,
-    /// Keys of a sequence.
+    /// Keys of a batch entry.
     pub keys: usize,
     /// Elements of a query and of a key.
     pub dim_k: usize,
     /// Elements of a value.
     pub dim_v: usize,
-    /// What scores are multiplied by.
-    pub scale: f32,
-    /// Where the first query stands.
-    pub offset: i64,
-    /// Whether the query at position `p` sees key `j`.
-    pub allows: &'a (dyn Fn(i64, usize) -> bool + 'a),
+}
+
+impl Sizes {
     /// `[batch, heads, queries, dim_k]`.
-    pub q: &'a [f32],
+    pub fn q(self) -> [usize; 4] {
+        [self.batch, self.heads, self.queries, self.dim_k]
+    }
+
     /// `[batch, kv_heads, keys, dim_k]`.
-    pub k: &'a [f32],
+    pub fn k(self) -> [usize; 4] {
+        [self.batch, self.kv_heads, self.keys, self.dim_k]
+    }
+
     /// `[batch, kv_heads, keys, dim_v]`.
-    pub v: &'a [f32],
-}
+    pub fn v(self) -> [usize; 4] {
+        [self.batch, self.kv_heads, self.keys, self.dim_v]
+    }
 
-/// What attention gives.
-#[derive(Clone, Debug, Default)]
-pub struct Attended {
     /// `[batch, heads, queries, dim_v]`.
-    pub out: Vec<f64>,
-    /// `[batch, heads, queries]`: the natural logarithm of the sum of exponentials of the scores.
-    pub lse: Vec<f64>,
+    pub fn out(self) -> [usize; 4] {
+        [self.batch, self.heads, self.queries, self.dim_v]
+    }
+
+    /// `[batch, heads, queries, 1]`.
+    pub fn lse(self) -> [usize; 4] {
+        [self.batch, self.heads, self.queries, 1]
+    }
+
+    /// Every batch entry as one sequence; the first query stands at `offset`, or where the last query stands at the last
+    /// key.
+    pub fn whole(self, offset: Option<i64>) -> Vec<Sequence> {
+        let offset = offset.unwrap_or(self.keys as i64 - self.queries as i64);
+        let entry = |batch| Sequence { batch, queries: 0..self.queries, keys: 0..self.keys, offset };
+        (0..self.batch).map(entry).collect()
+    }
 }
 
-/// One query with the keys and values that it sees.
-struct Row<'a> {
-    q: &'a [f32],
-    keys: Vec<&'a [f32]>,
-    values: Vec<&'a [f32]>,
+/// Queries and keys that belong together. Those of no sequence are dead: such a query has output 0 and log-sum-exp −∞,
+/// and neither such a query nor such a key has a gradient.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sequence {
+    /// The batch entry that it is part of.
+    pub batch: usize,
+    /// Its queries, as rows of that entry.
+    pub queries: Range<usize>,
+    /// Its keys, as rows of that entry.
+    pub keys: Range<usize>,
+    /// Where its first query stands among its keys.
+    pub offset: i64,
 }
 
-impl<'a> Attention<'a> {
-    /// In f64.
-    pub fn exact(&self) -> Attended {
-        self.each_row(|row| {
-            let dot = |k: &[f32]| row.q.iter().zip(k).map(|(&q, &k)| f64::from(q) * f64::from(k)).sum::<f64>();
-            let scores: Vec<f64> = row.keys.iter().map(|k| f64::from(self.scale) * dot(k)).collect();
-            let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-            // Scores of −∞ alone are as good as none.
-            let shift = if max == f64::NEG_INFINITY { 0.0 } else { max };
-            let mut sum = 0.0;
-            let mut out = vec![0.0; self.dim_v];
-            for (score, v) in scores.iter().zip(&row.values) {
-                let weight = (score - shift).exp();
-                sum += weight;
-                out.iter_mut().zip(*v).for_each(|(o, &v)| *o += weight * f64::from(v));
-            }
-            if sum != 0.0 {
-                out.iter_mut().for_each(|o| *o /= sum);
-            }
-            (out, shift + sum.ln())
-        })
-    }
+/// Numbers that are added to scores.
+#[derive(Clone, Copy, Debug)]
+pub struct Bias<'a> {
+    /// `[batch, heads, queries, keys]`, where any axis may be 1 and then stands for all of it.
+    pub shape: [usize; 4],
+    /// The numbers, without gaps. −∞ is the same as masked.
+    pub values: &'a [f64],
+}
 
-    /// Row at a time in f32, with the weights rounded to one precision, as the standard method does before it multiplies
-    /// them with values of that precision, and the result to another: what a careful program does that has no tiles, no
-    /// vectors and no tricks.
-    pub fn plain(&self, weights: Precision, result: Precision) -> Attended {
-        self.each_row(|row| {
-            let dot = |k: &[f32]| row.q.iter().zip(k).fold(0f32, |sum, (q, k)| sum + q * k);
-            let scores: Vec<f32> = row.keys.iter().map(|k| self.scale * dot(k)).collect();
-            let max = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            let shift = if max == f32::NEG_INFINITY { 0.0 } else { max };
-            let mut sum = 0f32;
-            let mut out = vec![0f32; self.dim_v];
-            for (score, v) in scores.iter().zip(&row.values) {
-                let weight = weights.round((score - shift).exp());
-                sum += weight;
-                out.iter_mut().zip(*v).for_each(|(o, v)| *o += weight * v);
-            }
-            if sum != 0.0 {
-                out.iter_mut().for_each(|o| *o /= sum);
-            }
-            let out = out.into_iter().map(|o| f64::from(result.round(o))).collect();
-            (out, f64::from(shift + sum.ln()))
-        })
+impl Bias<'_> {
+    /// Where the number for a pair is. Axes are those of the tensors, also where a batch entry holds several sequences.
+    pub(crate) fn index(&self, pair: &Pair) -> usize {
+        let at = [pair.batch, pair.head, pair.query, pair.key];
+        let along = |index, (&size, at)| index * size + if size == 1 { 0 } else { at };
+        self.shape.iter().zip(at).fold(0, along)
     }
+}
 
-    /// The largest magnitude of any score that counts; 0 where there is none that is finite.
-    pub fn largest_score(&self) -> f64 {
-        let mut largest = 0f64;
-        self.each_row(|row| {
-            for k in &row.keys {
-                let dot: f64 = row.q.iter().zip(*k).map(|(&q, &k)| f64::from(q) * f64::from(k)).sum();
-                let score = (f64::from(self.scale) * dot).abs();
-                largest = largest.max(if score.is_finite() { score } else { 0.0 });
-            }
-            (vec![], 0.0)
-        });
-        largest
-    }
+/// Which weights are dropped.
+#[derive(Clone, Copy)]
+pub struct Dropout<'a> {
+    /// How likely a weight is dropped: what is left of a result is multiplied by `1 / (1 − probability)`.
+    pub probability: f64,
+    /// Whether the weight of a pair is kept.
+    pub keeps: &'a (dyn Fn(&Pair) -> bool + 'a),
+}
 
-    fn each_row(&self, mut row: impl FnMut(Row<'a>) -> (Vec<f64>, f64)) -> Attended {
-        let Attention { batch, heads, kv_heads, queries, keys, dim_k, dim_v, q, k, v, .. } = *self;
-        let mut attended = Attended::default();
-        for b in 0..batch {
-            for h in 0..heads {
-                let kv = b * kv_heads + h / (heads / kv_heads);
-                for i in 0..queries {
-                    let p = i as i64 + self.offset;
-                    let seen: Vec<usize> = (0..keys).filter(|&j| (self.allows)(p, j)).collect();
-                    let (out, lse) = row(Row {
-                        q: &q[((b * heads + h) * queries + i) * dim_k..][..dim_k],
-                        keys: seen.iter().map(|j| &k[(kv * keys + j) * dim_k..][..dim_k]).collect(),
-                        values: seen.iter().map(|j| &v[(kv * keys + j) * dim_v..][..dim_v]).collect(),
-                    });
-                    attended.out.extend(out);
-                    attended.lse.push(lse);
-                }
-            }
+/// One call. Tensors are `[batch, heads, seq, dim]` without gaps.
+///
+/// The score of a query and a key is `s = scale·q·k`, then `c = softcap·tanh(s / softcap)`, then
+/// `c + bias − slope·|p − j|`. Weights are the softmax of the scores of the pairs that the mask keeps and whose bias is
+/// not −∞; other pairs are never looked at.
+#[derive(Clone, Copy)]
+pub struct Attention<'a> {
+    /// The sizes of the tensors.
+    pub sizes: Sizes,
+    /// `[batch, heads, queries, dim_k]`.
+    pub q: &'a [f64],
+    /// `[batch, kv_heads, keys, dim_k]`.
+    pub k: &'a [f64],
+    /// `[batch, kv_heads, keys, dim_v]`.
+    pub v: &'a [f64],
+    /// Unless given, every batch entry is one sequence whose last query stands at the last key.
+    pub sequences: Option<&'a [Sequence]>,
+    /// The mask: whether a query sees a key. Unless given, it does.
+    pub allows: &'a (dyn Fn(&Pair) -> bool + 'a),
+    /// `1/√dim_k` unless given.
+    pub scale: Option<f64>,
+    /// The magnitude that scores stay below, or no such bound.
+    pub softcap: Option<f64>,
+    /// What is added to scores.
+    pub bias: Option<Bias<'a>>,
+    /// `[heads]`: how much a score loses for each step between query and key (ALiBi).
+    pub slopes: Option<&'a [f64]>,
+    /// `[heads]`: logits that join the denominators and have no value. A query that sees no key then has output 0, and the
+    /// sink as its log-sum-exp.
+    pub sinks: Option<&'a [f64]>,
+    /// Which weights are dropped, after the softmax.
+    pub dropout: Option<Dropout<'a>>,
+}
+
+/// Nothing, attended without options.
+impl Default for Attention<'_> {
+    fn default() -> Self {
+        Attention {
+            sizes: Sizes::default(),
+            q: &[],
+            k: &[],
+            v: &[],
+            sequences: None,
+            allows: &|_| true,
+            scale: None,
+            softcap: None,
+            bias: None,
+            slopes: None,
+            sinks: None,
+            dropout: None,
         }
-        attended
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Two queries, three keys, worked out by hand: scores ln 1, ln 2, ln 5.
-    #[test]
-    fn a_case_by_hand() {
-        let (q, v) = ([1.0, 1.0], [8.0, 16.0, -24.0]);
-        let k = [1f32.ln(), 2f32.ln(), 5f32.ln()];
-        let causal = |p: i64, j: usize| j as i64 <= p;
-        let call = Attention {
-            batch: 1,
-            heads: 1,
-            kv_heads: 1,
-            queries: 2,
-            keys: 3,
-            dim_k: 1,
-            dim_v: 1,
-            scale: 1.0,
-            offset: 1,
-            allows: &causal,
-            q: &q,
-            k: &k,
-            v: &v,
-        };
-        let exact = call.exact();
-        // (8 + 2·16) / 3, and (8 + 2·16 − 5·24) / 8.
-        let (out, lse) = ([40.0 / 3.0, -10.0], [3f64.ln(), 8f64.ln()]);
-        for i in 0..2 {
-            assert!((exact.out[i] - out[i]).abs() < 1e-6 && (exact.lse[i] - lse[i]).abs() < 1e-7, "{exact:?}");
+impl Attention<'_> {
+    /// Panics where numbers and sizes disagree: a test that is wrong should not look like an engine that is.
+    pub(crate) fn check(&self) {
+        let Sizes { batch, heads, queries, keys, .. } = self.sizes;
+        let len = |shape: [usize; 4]| shape.iter().product::<usize>();
+        assert_eq!(self.q.len(), len(self.sizes.q()), "numbers of q");
+        assert_eq!(self.k.len(), len(self.sizes.k()), "numbers of k");
+        assert_eq!(self.v.len(), len(self.sizes.v()), "numbers of v");
+        if let Some(bias) = self.bias {
+            assert_eq!(bias.values.len(), len(bias.shape), "numbers of the bias");
+            let fits = |(&axis, size)| axis == size || axis == 1;
+            assert!(bias.shape.iter().zip([batch, heads, queries, keys]).all(fits), "a bias of {:?}", bias.shape);
         }
-        let plain = call.plain(Precision::F32, Precision::F32);
-        assert!((plain.out[1] + 10.0).abs() < 1e-5 && (plain.out[0] - 40.0 / 3.0).abs() < 1e-5);
-        // bf16 knows neither 40/3 nor a third.
-        assert_eq!(call.plain(Precision::F32, Precision::Bf16).out[0], 13.3125);
-        assert!((call.largest_score() - 5f64.ln()).abs() < 1e-6);
-        let before = Attention { offset: -1, ..call }.exact();
-        assert_eq!((before.out[0], before.lse[0]), (0.0, f64::NEG_INFINITY));
+        for logits in [self.slopes, self.sinks].into_iter().flatten() {
+            assert_eq!(logits.len(), heads, "numbers of slopes or sinks");
+        }
+        for sequence in self.sequences.into_iter().flatten() {
+            let inside = sequence.batch < batch && sequence.queries.end <= queries && sequence.keys.end <= keys;
+            assert!(inside, "{sequence:?} of {:?}", self.sizes);
+        }
     }
 }

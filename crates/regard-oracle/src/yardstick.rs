@@ -35,6 +35,10 @@ impl Precision {
     }
 }
 
+/// What rounding costs in f64, of what it costs in f32: the plain method's error in f32, multiplied by this, judges a
+/// result in f64.
+pub const DOUBLE: f64 = 1.0 / (1u64 << 29) as f64;
+
 /// The largest magnitude among numbers, those that are not finite left out.
 pub fn largest<'a>(x: impl IntoIterator<Item = &'a f32>) -> f64 {
     x.into_iter().filter(|x| x.is_finite()).fold(0.0, |most, &x| most.max(f64::from(x.abs())))
@@ -54,13 +58,18 @@ pub fn largest_error(results: &[f64], exact: &[f64]) -> f64 {
 ///
 /// # Errors
 /// Says where it is not so.
-pub fn within_twice_plain(ours: &[f32], exact: &[f64], plain_error: f64, floor: f64) -> Result<(), String> {
+pub fn within_twice_plain<T: Copy + Into<f64>>(
+    ours: &[T],
+    exact: &[f64],
+    plain_error: f64,
+    floor: f64,
+) -> Result<(), String> {
     if ours.len() != exact.len() {
         return Err(format!("{} results, {} exact ones", ours.len(), exact.len()));
     }
     let (mut worst, mut at) = (0f64, 0);
     for (i, (&x, &y)) in ours.iter().zip(exact).enumerate() {
-        let x = f64::from(x);
+        let x = x.into();
         if x == y || x.is_nan() && y.is_nan() {
             continue;
         }
@@ -76,7 +85,8 @@ pub fn within_twice_plain(ours: &[f32], exact: &[f64], plain_error: f64, floor: 
     }
     Err(format!(
         "element {at} is {}, and exactly {}: off by {worst:e}, the plain method by at most {plain_error:e}, floor {floor:e}",
-        ours[at], exact[at]
+        ours[at].into(),
+        exact[at]
     ))
 }
 
@@ -104,5 +114,8 @@ mod tests {
         assert!(!judge([1.0, 0.0, f32::NEG_INFINITY], 0.0));
         assert!(!judge([1.0, f32::NAN, f32::INFINITY], 0.0));
         assert!(!judge([f32::NAN, f32::NAN, f32::NEG_INFINITY], 0.0));
+        // A result in f64 is judged in f64.
+        assert!(within_twice_plain(&[1.0 + 3e-10], &[1.0], 0.25 * DOUBLE, 0.0).is_ok());
+        assert!(within_twice_plain(&[1.0 + 1e-9], &[1.0], 0.25 * DOUBLE, 0.0).is_err());
     }
 }

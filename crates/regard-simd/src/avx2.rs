@@ -84,6 +84,10 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
+    unsafe fn load_i8(self, p: *const i8) -> __m256 {
+        unsafe { _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(p.cast()))) }
+    }
+    #[inline(always)]
     unsafe fn store_low_bytes(self, p: *mut i8, x: __m256i) {
         unsafe {
             let first = _mm256_set1_epi32(0x0C08_0400);

@@ -73,6 +73,10 @@ macro_rules! avx512 {
                 }
             }
             #[inline(always)]
+            unsafe fn load_i8(self, p: *const i8) -> __m512 {
+                unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_epi8(p))) }
+            }
+            #[inline(always)]
             unsafe fn store_low_bytes(self, p: *mut i8, x: __m512i) {
                 unsafe { _mm_storeu_epi8(p, _mm512_cvtepi32_epi8(x)) }
             }
@@ -298,6 +302,16 @@ avx512! {
         #[inline(always)]
         unsafe fn store_bf16(self, p: *mut u16, x: __m512) {
             unsafe { _mm256_storeu_epi16(p.cast(), std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(x))) }
+        }
+        #[inline(always)]
+        fn pair_bf16(self, low: __m512, high: __m512) -> __m512i {
+            unsafe {
+                // All low ones and then all high ones, which become pairs: 0, 16, 1, 17, …
+                let halves = std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low));
+                let lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+                let pairs = _mm512_add_epi32(_mm512_mullo_epi32(lane, _mm512_set1_epi32(0x0001_0001)), _mm512_set1_epi32(16 << 16));
+                _mm512_permutexvar_epi16(pairs, halves)
+            }
         }
         #[inline(always)]
         fn dot_bf16(self, acc: __m512, a: __m512i, b: __m512i) -> __m512 {

@@ -79,6 +79,13 @@ impl Simd for Neon {
         }
     }
     #[inline(always)]
+    unsafe fn load_i8(self, p: *const i8) -> float32x4_t {
+        unsafe {
+            let bytes = vreinterpret_s8_s32(vdup_n_s32(p.cast::<i32>().read_unaligned()));
+            vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(bytes))))
+        }
+    }
+    #[inline(always)]
     unsafe fn store_low_bytes(self, p: *mut i8, x: int32x4_t) {
         unsafe {
             let low = vmovn_s32(x);

@@ -81,6 +81,11 @@ impl Simd for Portable {
         unsafe { p.cast::<[u16; LANES]>().write_unaligned(x.map(|x| bf16::from_f32(x).to_bits())) }
     }
     #[inline(always)]
+    unsafe fn load_i8(self, p: *const i8) -> F {
+        // SAFETY: the caller's.
+        unsafe { p.cast::<[i8; LANES]>().read_unaligned() }.map(f32::from)
+    }
+    #[inline(always)]
     unsafe fn store_low_bytes(self, p: *mut i8, x: I) {
         // SAFETY: the caller's.
         unsafe { p.cast::<[i8; LANES]>().write_unaligned(x.map(|x| x as i8)) }

@@ -74,6 +74,11 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// # Safety
     /// `p` must be writable for `LANES` half-words.
     unsafe fn store_bf16(self, p: *mut u16, x: Self::F32);
+    /// Reads `LANES` signed bytes and widens them.
+    ///
+    /// # Safety
+    /// `p` must be readable for `LANES` bytes.
+    unsafe fn load_i8(self, p: *const i8) -> Self::F32;
     /// Writes the low byte of every lane.
     ///
     /// # Safety
@@ -150,6 +155,13 @@ pub trait Simd: Copy + Send + Sync + 'static {
         self.fma(a1, b1, self.fma(a0, b0, acc))
     }
 
+    /// Rounds both to bf16 as [`Simd::store_bf16`] does, and makes a pair of them in each lane.
+    #[inline(always)]
+    fn pair_bf16(self, low: Self::F32, high: Self::F32) -> Self::I32 {
+        let upper = self.and(rounded_to_bf16(self, high), self.splat_i32(0xFFFF_0000_u32 as i32));
+        self.add_i32(self.shr::<16>(rounded_to_bf16(self, low)), upper)
+    }
+
     /// `acc + Σ uᵢ·xᵢ` over the four unsigned bytes `u` and signed bytes `x` in each lane, exactly.
     fn dot_u8_i8(self, acc: Self::I32, u: Self::I32, x: Self::I32) -> Self::I32;
 
@@ -158,4 +170,15 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn dot_u7_i8(self, acc: Self::I32, u: Self::I32, x: Self::I32) -> Self::I32 {
         self.dot_u8_i8(acc, u, x)
     }
+}
+
+/// The bits of floats whose upper halves are bf16, rounded; a NaN keeps its upper half, and is made quiet so that this is
+/// one.
+#[inline(always)]
+fn rounded_to_bf16<S: Simd>(s: S, x: S::F32) -> S::I32 {
+    let bits = s.to_bits(x);
+    let odd = s.and(s.shr::<16>(bits), s.splat_i32(1));
+    let rounded = s.add_i32(s.add_i32(bits, s.splat_i32(0x7FFF)), odd);
+    let finite = s.lt(s.abs(x), s.splat(f32::INFINITY));
+    s.to_bits(s.select(finite, s.from_bits(rounded), s.add(x, x)))
 }

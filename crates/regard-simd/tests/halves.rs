@@ -1,4 +1,5 @@
-//! Conversions between f32 and the two kinds of half-words, at every number where they can differ, on every token.
+//! Conversions between f32 and the two kinds of half-words, and from bytes, at every number where they can differ, on every
+//! token.
 
 use half::{bf16, f16};
 use regard_simd::{Isa, Kernel, Simd};
@@ -31,8 +32,13 @@ macro_rules! conversion {
 
 conversion!(load_f16: u16 => f32, s, |x, y| s.store(y, s.load_f16(x)));
 conversion!(load_bf16: u16 => f32, s, |x, y| s.store(y, s.load_bf16(x)));
+conversion!(load_i8: i8 => f32, s, |x, y| s.store(y, s.load_i8(x)));
 conversion!(store_f16: f32 => u16, s, |x, y| s.store_f16(y, s.load(x)));
 conversion!(store_bf16: f32 => u16, s, |x, y| s.store_bf16(y, s.load(x)));
+conversion!(pair_bf16: f32 => u32, s, |x, y| {
+    let x = s.load(x);
+    s.store_i32(y.cast(), s.pair_bf16(x, s.mul(x, s.splat(-1.0))))
+});
 
 /// Of how many half-words one is tested: each, but for an interpreter.
 const STEP: usize = if cfg!(miri) { 499 } else { 1 };
@@ -45,6 +51,19 @@ fn every_half_word_is_widened() {
         for ((word, a), b) in words.iter().zip(load_f16(isa, &words)).zip(load_bf16(isa, &words)) {
             assert!(same(a, f16::from_bits(*word).to_f32()), "f16 {word:#x} is {a} on {isa}");
             assert!(same(b, bf16::from_bits(*word).to_f32()), "bf16 {word:#x} is {b} on {isa}");
+        }
+    }
+}
+
+#[test]
+fn every_byte_is_widened() {
+    let bytes: Vec<i8> = (i8::MIN..=i8::MAX).collect();
+    for isa in Isa::available() {
+        // Every byte in another lane, too.
+        for at in 0..16 {
+            for (byte, x) in bytes[at..].iter().zip(load_i8(isa, &bytes[at..240 + at])) {
+                assert_eq!(x, f32::from(*byte), "{isa}");
+            }
         }
     }
 }
@@ -82,6 +101,14 @@ fn f16_keeps_infinities_and_nans() {
     }
 }
 
+/// Whether `y` is `x` rounded to bf16.
+fn is_rounded(x: f32, y: u16) -> bool {
+    let zero = u16::from(x.is_sign_negative()) << 15;
+    let flushed = x.abs() < f32::MIN_POSITIVE && y == zero;
+    let both_nan = x.is_nan() && bf16::from_bits(y).is_nan();
+    y == bf16::from_f32(x).to_bits() || flushed || both_nan
+}
+
 /// Every float there is.
 #[test]
 fn bf16_rounds_to_nearest_even() {
@@ -92,15 +119,20 @@ fn bf16_rounds_to_nearest_even() {
             if y == want {
                 continue;
             }
-            for ((x, y), want) in x.iter().zip(y).zip(want) {
-                let zero = u16::from(x.is_sign_negative()) << 15;
-                let flushed = x.abs() < f32::MIN_POSITIVE && y == zero;
-                let both_nan = x.is_nan() && bf16::from_bits(y).is_nan();
-                assert!(
-                    y == want || flushed || both_nan,
-                    "{x} ({:#x}) is {y:#x}, not {want:#x}, on {isa}",
-                    x.to_bits()
-                );
+            for (x, y) in x.iter().zip(y) {
+                assert!(is_rounded(*x, y), "{x} ({:#x}) is {y:#x} on {isa}", x.to_bits());
+            }
+        }
+    });
+}
+
+#[test]
+fn pairs_of_bf16_are_rounded_alike() {
+    for_floats(POSITIVE, 17, |x: &[f32; BLOCK]| {
+        for isa in Isa::available() {
+            for (x, y) in x.iter().zip(pair_bf16(isa, x)) {
+                let rounded = is_rounded(*x, y as u16) && is_rounded(-x, (y >> 16) as u16);
+                assert!(rounded, "{x} ({:#x}) and its opposite are {y:#x} on {isa}", x.to_bits());
             }
         }
     });

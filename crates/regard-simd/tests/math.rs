@@ -18,6 +18,7 @@ trait Function {
 struct Exp2OfDegree<const DEGREE: usize>;
 struct Exp2;
 struct Exp;
+struct Ln;
 struct Tanh;
 
 impl<const DEGREE: usize> Function for Exp2OfDegree<DEGREE> {
@@ -38,6 +39,13 @@ impl Function for Exp {
     #[inline(always)]
     fn of<S: Simd>(s: S, x: S::F32) -> S::F32 {
         math::exp(s, x)
+    }
+}
+
+impl Function for Ln {
+    #[inline(always)]
+    fn of<S: Simd>(s: S, x: S::F32) -> S::F32 {
+        math::ln(s, x)
     }
 }
 
@@ -255,6 +263,12 @@ fn exp() {
         [1e-8, 200.0],
         &[Promise { name: "eˣ", apply: apply::<Exp>, ulp: [1.02, 1.02], tiny: |_, y| y == 0.0 }],
     );
+}
+
+#[test]
+fn ln() {
+    let tiny = |x: f32, y: f32| x == 1.0 && y == 0.0;
+    check(f64::ln, [0.01, 300.0], &[Promise { name: "ln x", apply: apply::<Ln>, ulp: [0.85, 0.85], tiny }]);
 }
 
 #[test]

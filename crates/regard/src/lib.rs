@@ -13,8 +13,10 @@
 //! # Ok::<(), regard::AttentionError>(())
 //! ```
 //!
-//! - [`attention`] and [`Plan`]: softmax attention over arrays; [`Cache`]: over keys and values already seen.
+//! - [`attention`] and [`Plan`]: softmax attention over arrays; [`Cache`] and [`PagedCache`]: over keys
+//!   and values already seen.
 //! - [`Mask`]: which pairs live, with `|`, `&` and `!`.
+//! - [`draw`]: masks and their layouts as SVG and PNG.
 //! - [`models`]: language models from GGUF files.
 //! - [`kernels`], [`memory`], [`threads`], [`simd`]: the floors below, usable alone.
 #![forbid(unsafe_code)]
@@ -23,10 +25,16 @@
 #[doc = include_str!("../../../README.md")]
 struct Readme;
 
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/guide.md")]
+struct Guide;
+
 pub use regard_attention::{
-    Cache, CacheDtype, Element, Error as AttentionError, Options, Plan, Regime, Shape, State, attention,
-    attention_with, merge,
+    Attention, Cache, CacheDtype, Cached, Chosen, Differentiable, Dropout, Element, Error as AttentionError,
+    GradientArrays, Gradients, Inputs, Offset, Options, Outputs, PAGE, PagePool, PagedCache, Plan, Real, Regime,
+    Segment, Sequence, Sequences, Shape, SharedPrefix, Stage, State, Terms, Upstream, attention, attention_with, merge,
 };
+pub use regard_draw as draw;
 pub use regard_kernels as kernels;
 pub use regard_masks::{self as masks, Mask};
 pub use regard_memory as memory;

@@ -97,7 +97,7 @@ proptest! {
 
     #[test]
     fn causally(mut case in cases(), place in 0.0..1.0) {
-        case.set = Set::And(Box::new(Set::Causal), Box::new(case.set));
+        case.set = Set::Causal & case.set;
         let first = case.offset() + (place * case.shape.queries as f64) as i64;
         no_later_token::<f32>(&case, first)?;
         no_later_token::<bf16>(&case, first)?;

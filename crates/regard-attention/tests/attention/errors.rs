@@ -1,6 +1,6 @@
 //! What does not fit is named, with what it has and what was expected.
 
-use regard_attention::{Cache, CacheDtype, Error, Options, Plan, Shape, attention};
+use regard_attention::{Cache, CacheDtype, Error, Inputs, Options, Outputs, Plan, Shape, Terms, attention};
 use regard_masks::Mask;
 use regard_memory::{Arena, Tensor, TensorMut};
 use regard_simd::Isa;
@@ -17,15 +17,13 @@ const AXES: [&str; 4] = ["batch", "heads", "seq", "dim"];
 fn run(shapes: [[usize; 4]; 5]) -> Result<(), Error> {
     let plan = Plan::new(SHAPE, &Mask::causal(), &Options::default())?;
     let [q, k, v, mut out, mut lse] = shapes.map(|shape| numbers(1, shape.iter().product()));
-    plan.run(
+    let inputs = Inputs::new(
         Tensor::contiguous(&q, shapes[0])?,
         Tensor::contiguous(&k, shapes[1])?,
         Tensor::contiguous(&v, shapes[2])?,
-        TensorMut::contiguous(&mut out, shapes[3])?,
-        Some(TensorMut::contiguous(&mut lse, shapes[4])?),
-        &mut Arena::new(),
-        pool(),
-    )
+    );
+    let (out, lse) = (TensorMut::contiguous(&mut out, shapes[3])?, TensorMut::contiguous(&mut lse, shapes[4])?);
+    plan.run(&inputs, Outputs::state(out, lse), &mut Arena::new(), pool())
 }
 
 fn axis(tensor: &'static str, axis: &'static str, has: usize, expected: impl ToString) -> Error {
@@ -63,7 +61,7 @@ fn shapes_that_no_call_has() {
 
 #[test]
 fn scales_are_finite() {
-    for scale in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 3e38, f32::MIN] {
+    for scale in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 3e38, f64::MIN] {
         let error = Plan::new(SHAPE, &Mask::full(), &Options { scale: Some(scale), ..Options::default() });
         let error = error.expect_err("no scale");
         assert!(matches!(error, Error::Option { option: "scale", .. }), "{error}");
@@ -123,13 +121,15 @@ fn caches() {
         let [numbers, mut to, mut sums] = [q, out, lse].map(|shape| numbers(1, shape.iter().product()));
         let plan = Plan::new(shape, &Mask::causal(), &Options::default())?;
         let (to, sums) = (TensorMut::contiguous(&mut to, out)?, TensorMut::contiguous(&mut sums, lse)?);
-        plan.run_cached(Tensor::contiguous(&numbers, q)?, &cache, to, Some(sums), &mut Arena::new(), pool())
+        let q = Tensor::contiguous(&numbers, q)?;
+        plan.run_cached(q, &[&cache], Terms::default(), Outputs::state(to, sums), &mut Arena::new(), pool())
     };
     let shape = Shape { batch: 1, queries: 1, keys: 4, ..SHAPE };
     let (q, out, lse) = ([1, 4, 1, 8], [1, 4, 1, 3], [1, 4, 1, 1]);
     assert_eq!(run(shape, q, out, lse), Ok(()));
     assert_eq!(run(Shape { keys: 5, ..shape }, q, out, lse), Err(axis("cache", "seq", 4, 5)));
-    assert_eq!(run(Shape { dim_v: 4, ..shape }, q, out, lse), Err(axis("cached values", "dim", 3, 4)));
+    let wide = run(Shape { dim_v: 4, ..shape }, q, [1, 4, 1, 4], lse);
+    assert_eq!(wide, Err(axis("cached values", "dim", 3, 4)));
     assert_eq!(run(shape, [2, 4, 1, 8], out, lse), Err(axis("queries", "batch", 2, 1)));
     assert_eq!(run(shape, q, [1, 4, 2, 3], lse), Err(axis("out", "seq", 2, 1)));
     assert_eq!(run(shape, q, out, [1, 4, 1, 2]), Err(axis("lse", "dim", 2, 1)));

@@ -1,6 +1,6 @@
 //! Scratch grows with the keys, never with the pairs.
 
-use regard_attention::{Cache, CacheDtype, Options, Plan, Shape};
+use regard_attention::{CacheDtype, Inputs, Options, Outputs, Plan, Shape};
 use regard_masks::Mask;
 use regard_memory::{Arena, TensorMut};
 
@@ -18,13 +18,12 @@ fn long_sequences_take_little() {
     let mut out = vec![0.0f32; n * dim];
     let mut scratch = Arena::new();
     let to = TensorMut::contiguous(&mut out, [1, 1, n, dim]).expect("a tensor");
-    window.run(view, view, view, to, None, &mut scratch, pool()).expect("a run");
+    window.run(&Inputs::new(view, view, view), Outputs::new(to), &mut scratch, pool()).expect("a run");
     assert!(scratch.capacity() >= 2 * n * dim * 4, "keys and values are packed");
     let limit = 64_000_000;
     assert!(scratch.capacity() < limit, "{} bytes", scratch.capacity());
 
     let causal = plan(Mask::causal());
-    let cache = Cache::new(CacheDtype::F32, 1, dim, dim, n).expect("a cache");
-    let need = causal.need_cached(&cache, 16).bytes();
+    let need = causal.need_cached(CacheDtype::F32, 16).bytes();
     assert!(need > 0 && need < limit, "{need} bytes");
 }

@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 use proptest::prelude::*;
-use regard_attention::Shape;
+use regard_attention::{Cache, CacheDtype, Shape};
 use regard_simd::Isa;
 
 use crate::support::{
@@ -60,13 +60,20 @@ proptest! {
     #[test]
     fn spread_so_through_caches(mut case in calls(1), places in places(), chunks in prop::collection::vec(1..99_usize, 1..5)) {
         case.shape.queries = case.shape.queries.min(case.shape.keys);
-        case.set = Set::And(Box::new(Set::Causal), Box::new(case.set));
+        case.set = Set::Causal & case.set;
         for dtype in DTYPES {
             let mut inputs = seen_through(dtype, &case);
             spoil(&mut inputs, &places);
+            if dtype == CacheDtype::Int8 {
+                // A scale is a row's: of what is not finite in one number nothing is known of the others.
+                for (x, dim) in [(&mut inputs.k, case.shape.dim_k), (&mut inputs.v, case.shape.dim_v)] {
+                    let odd = x.chunks_exact_mut(dim).filter(|row| row.iter().any(|x| !x.is_finite()));
+                    odd.for_each(|row| row.fill(f32::NAN));
+                }
+            }
             let reference = Reference::new(&case, &inputs, precisions_of(dtype));
             for isa in Isa::available() {
-                on(isa, reference.judge(&decode(&case, &inputs, dtype, isa, &chunks, false)))?;
+                on(isa, reference.judge(&decode::<Cache>(&case, &inputs, dtype, isa, &chunks, false)))?;
             }
         }
     }

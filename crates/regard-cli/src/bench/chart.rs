@@ -4,7 +4,7 @@ use regard_kernels::peak::Unit;
 use svg::Document;
 use svg::node::element::{Line, Rectangle, Style, Text, Title};
 
-use crate::bench::report::{Figures, Outcome, Row, percent, significant, unit};
+use crate::bench::report::{Figures, Row, percent, significant, unit};
 use crate::bench::setting::Setting;
 
 /// The picture's width and the places in it, in pixels.
@@ -42,18 +42,11 @@ text { font: 13px system-ui, -apple-system, 'Segoe UI', Helvetica, Arial, sans-s
   .limit { stroke: #9198a1 }
 }";
 
-/// Draws the cases that were measured, as SVG.
+/// Draws what was measured, as SVG.
 pub(crate) fn draw(rows: &[Row], setting: &Setting) -> String {
-    let measured: Vec<(&str, &Figures)> = rows
-        .iter()
-        .filter_map(|row| match &row.outcome {
-            Outcome::Measured(figures) => Some((row.id.as_str(), &**figures)),
-            Outcome::NotYet(_) => None,
-        })
-        .collect();
-    let peers = measured.iter().any(|(_, figures)| figures.peer.is_some());
+    let peers = rows.iter().any(|row| row.figures.peer.is_some());
     let step = if peers { 2.0 * BAR + 1.0 + GAP } else { BAR + GAP };
-    let end = HEAD + step * measured.len() as f64;
+    let end = HEAD + step * rows.len() as f64;
     let foot = [wrapped(&setting.to_string()), wrapped(&format!("{} · {}", setting.version, setting.command))].concat();
     let height = end + 28.0 + LINE * foot.len() as f64;
     let mut picture = Document::new()
@@ -65,7 +58,7 @@ pub(crate) fn draw(rows: &[Row], setting: &Setting) -> String {
         .add(Style::new(STYLE))
         .add(Rectangle::new().set("class", "paper").set("width", WIDTH).set("height", height).set("rx", 8));
     let what = if setting.model.is_some() { "a model" } else { "attention" };
-    picture = legend(picture, what, &measured);
+    picture = legend(picture, what, rows);
     for quarter in 0..=4 {
         let x = at(f64::from(quarter) / 4.0);
         let class = if quarter == 4 { "limit" } else { "grid" };
@@ -74,7 +67,7 @@ pub(crate) fn draw(rows: &[Row], setting: &Setting) -> String {
         picture = picture.add(line).add(text("small soft", x, HEAD - 14.0, &share).set("text-anchor", "middle"));
     }
     picture = picture.add(text("small soft", OF, HEAD - 14.0, "limit"));
-    for (index, (id, figures)) in measured.iter().enumerate() {
+    for (index, Row { id, figures }) in rows.iter().enumerate() {
         let top = HEAD + step * index as f64 + GAP / 2.0;
         picture = case(picture, top, id, figures);
     }
@@ -84,7 +77,7 @@ pub(crate) fn draw(rows: &[Row], setting: &Setting) -> String {
     format!("{picture}\n")
 }
 
-fn legend(picture: Document, what: &str, measured: &[(&str, &Figures)]) -> Document {
+fn legend(picture: Document, what: &str, rows: &[Row]) -> Document {
     let square = |class: &str, x: f64| {
         Rectangle::new().set("class", class).set("x", x).set("y", 55).set("width", BAR).set("height", BAR).set("rx", 2)
     };
@@ -92,7 +85,7 @@ fn legend(picture: Document, what: &str, measured: &[(&str, &Figures)]) -> Docum
         .add(text("title", MARGIN, 36.0, &format!("How close {what} comes to what the machine can do")))
         .add(square("ours", MARGIN))
         .add(text("", MARGIN + 18.0, 65.5, "Regard"));
-    let picture = match measured.iter().find_map(|(_, figures)| figures.peer.as_ref()) {
+    let picture = match rows.iter().find_map(|row| row.figures.peer.as_ref()) {
         Some(peer) => picture
             .add(square("peer", MARGIN + 84.0))
             .add(text("", MARGIN + 102.0, 65.5, &peer.name))

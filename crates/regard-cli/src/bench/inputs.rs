@@ -1,6 +1,5 @@
 //! What the cases compute on: normal random numbers, the same in every run, and the same for the peer.
 
-use std::borrow::Cow;
 use std::f32::consts::TAU;
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
@@ -9,11 +8,11 @@ use std::path::Path;
 use half::{bf16, f16};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use regard_attention::Element;
+use regard_attention::{Differentiable, Shape};
 
 use crate::bench::case::Case;
 
-/// The queries, keys and values of a case, each contiguous.
+/// The queries, keys and values of a case, and the gradient of its result; each contiguous.
 pub(crate) struct Inputs<T> {
     /// `[batch, heads, queries, dim]`.
     pub(crate) q: Vec<T>,
@@ -21,6 +20,8 @@ pub(crate) struct Inputs<T> {
     pub(crate) k: Vec<T>,
     /// `[batch, kv_heads, keys, dim]`.
     pub(crate) v: Vec<T>,
+    /// `[batch, heads, queries, dim]`; empty unless the case asks for gradients.
+    pub(crate) grad: Vec<T>,
 }
 
 impl<T: Stored> Inputs<T> {
@@ -36,7 +37,24 @@ impl<T: Stored> Inputs<T> {
             numbers.truncate(len);
             numbers
         };
-        Inputs { q: numbers(1, queries), k: numbers(2, keys), v: numbers(3, keys) }
+        let grad = if case.backward { queries } else { 0 };
+        let shared = |mut numbers: Vec<T>| {
+            share(&mut numbers, case);
+            numbers
+        };
+        let (k, v) = (shared(numbers(2, keys)), shared(numbers(3, keys)));
+        Inputs { q: numbers(1, queries), k, v, grad: numbers(4, grad) }
+    }
+}
+
+/// Gives all batch entries the prefix of the first.
+fn share<T: Copy>(numbers: &mut [T], case: &Case) {
+    let Shape { kv_heads, keys, dim_k: dim, .. } = case.shape;
+    let (first, others) = numbers.split_at_mut(kv_heads * keys * dim);
+    for entry in others.chunks_exact_mut(first.len()) {
+        for (to, from) in entry.chunks_exact_mut(keys * dim).zip(first.chunks_exact(keys * dim)) {
+            to[..case.prefix * dim].copy_from_slice(&from[..case.prefix * dim]);
+        }
     }
 }
 
@@ -49,21 +67,14 @@ fn normal_pair(generator: &mut ChaCha8Rng) -> [f32; 2] {
 }
 
 /// A number type, and how files hold it.
-pub(crate) trait Stored: Element {
+pub(crate) trait Stored: Differentiable + Into<f64> {
     /// Its bytes, little-endian.
     fn bytes(self) -> impl AsRef<[u8]>;
-    /// The same numbers in f32.
-    fn widened(numbers: &[Self]) -> Cow<'_, [f32]> {
-        numbers.iter().map(|number| number.to_f32()).collect()
-    }
 }
 
 impl Stored for f32 {
     fn bytes(self) -> impl AsRef<[u8]> {
         self.to_le_bytes()
-    }
-    fn widened(numbers: &[Self]) -> Cow<'_, [f32]> {
-        Cow::Borrowed(numbers)
     }
 }
 
@@ -92,6 +103,7 @@ pub(crate) fn write<T: Stored>(path: &Path, numbers: &[T]) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bench::case::parse;
 
     /// Moments of the normal distribution: 0, 1, 0, 3; with the standard errors of 100,000 samples in mind.
     #[test]
@@ -102,6 +114,21 @@ mod tests {
         for (power, expected, error) in [(1, 0.0, 0.02), (2, 1.0, 0.03), (3, 0.0, 0.07), (4, 3.0, 0.2)] {
             assert!((moment(power) - expected).abs() < error, "{power}: {}", moment(power));
         }
+    }
+
+    #[test]
+    fn batch_entries_share_the_prefix_and_nothing_else() {
+        let text = r#"[{"id": "a", "batch": 3, "heads": 2, "kv_heads": 2, "queries": 1, "keys": 5, "dim": 2, "dtype": "f32",
+            "mask": "none", "prefix": 4}]"#;
+        let inputs = Inputs::<f32>::random(&parse(text).unwrap()[0]);
+        for numbers in [&inputs.k, &inputs.v] {
+            let row = |batch: usize, head: usize, key: usize| &numbers[((batch * 2 + head) * 5 + key) * 2..][..2];
+            for (batch, head, key) in (1..3).flat_map(|b| (0..2).flat_map(move |h| (0..5).map(move |j| (b, h, j)))) {
+                assert_eq!(row(0, head, key) == row(batch, head, key), key < 4);
+                assert_ne!(row(batch, 0, key), row(batch, 1, key));
+            }
+        }
+        assert_ne!(inputs.k, inputs.v);
     }
 
     #[test]

@@ -25,17 +25,25 @@ pub(crate) struct Work {
 }
 
 impl Work {
-    /// `live_pairs` are those of one batch entry and head.
+    /// `live_pairs` are those of all batch entries and query heads.
     pub(crate) fn of(case: &Case, live_pairs: u64, isa: Isa) -> Work {
         let shape = case.shape;
-        let pairs = live_pairs as f64 * shape.batch as f64;
-        let flops = pairs * (2 * shape.heads * (shape.dim_k + shape.dim_v)) as f64;
+        let pairs = live_pairs as f64;
+        let (dim_k, dim_v) = (shape.dim_k as f64, shape.dim_v as f64);
+        // Forward Q·Kᵀ and P·V; backward Q·Kᵀ again, dO·Vᵀ, Pᵀ·dO, dS·K and dSᵀ·Q.
+        let products = if case.backward { 4.0 * dim_k + 3.0 * dim_v } else { dim_k + dim_v };
+        let flops = 2.0 * pairs * products;
         let (queries, keys) = case.lengths();
-        let bytes = if case.is_decode() {
+        let row = ((shape.dim_k + shape.dim_v) * case.dtype.bytes()) as f64;
+        let bytes = if case.prefix > 0 {
+            let own = shape.batch * (shape.keys - case.prefix);
+            (shape.kv_heads * (case.prefix + own)) as f64 * row
+        } else if case.is_decode() {
             // One row a head: a pair is a key and its value, and the heads of a group share them.
-            pairs * (shape.kv_heads * (shape.dim_k + shape.dim_v) * case.dtype.bytes()) as f64
+            pairs / shape.group() as f64 * row
         } else {
-            let all = 2 * (queries + keys) * case.dtype.bytes();
+            // Queries and result, keys and values; backward their gradients too.
+            let all = if case.backward { 4 } else { 2 } * (queries + keys) * case.dtype.bytes();
             if all >= FROM_MEMORY { all as f64 } else { 0.0 }
         };
         // f16 is multiplied in f32 everywhere, bf16 where the CPU has no product of its pairs.
@@ -118,8 +126,10 @@ mod tests {
     /// Milliseconds at 230 GFLOP/s in f32 and 35 GB/s, a machine for which these were worked out by hand.
     fn limit(id: &str, live_pairs: u64) -> (f64, Unit) {
         let portable = Isa::named("portable").unwrap();
-        let (seconds, unit) =
-            Work::of(&case(id), live_pairs, portable).limit(Rates { compute: 230e9, read: 35e9, best_f32: 230e9 });
+        let case = case(id);
+        let live_pairs = live_pairs * (case.shape.batch * case.shape.heads) as u64;
+        let rates = Rates { compute: 230e9, read: 35e9, best_f32: 230e9 };
+        let (seconds, unit) = Work::of(&case, live_pairs, portable).limit(rates);
         (seconds * 1e3, unit)
     }
 
@@ -136,6 +146,9 @@ mod tests {
             ("decode-1k", 1024, 0.240, Unit::Read),
             ("decode-32k", 32768, 7.67, Unit::Read),
             ("decode-32k-bf16", 32768, 3.83, Unit::Read),
+            ("train-512", causal(512), 4.09, Unit::F32),
+            ("train-2048-dense", 2048 * 2048, 130.7, Unit::F32),
+            ("train-2048-1head", causal(2048), 8.17, Unit::F32),
         ] {
             let (has, of) = limit(id, live_pairs);
             assert!((has / ms - 1.0).abs() < 0.005 && of == unit, "{id}: {has} of {of:?}");

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::error::Error;
 
 /// Rounds in which each side has its turn.
-const FEWEST_ROUNDS: usize = 7;
+pub(crate) const FEWEST_ROUNDS: usize = 7;
 const MOST_ROUNDS: usize = 21;
 
 /// Short calls are repeated within a turn until it is about this long: the first of them find the caches full of what
@@ -37,16 +37,11 @@ pub(crate) fn alternate(
     mut peer: impl FnMut(usize) -> Result<Vec<f64>, Error>,
     mut between: impl FnMut(),
 ) -> Result<Times, Error> {
-    let mut timed = || {
-        let start = Instant::now();
-        ours()?;
-        Ok::<_, Error>(start.elapsed().as_secs_f64())
-    };
-    let calls = ((TURN.as_secs_f64() / timed()?.max(1e-9)).ceil() as usize).clamp(1, MOST_CALLS);
+    let calls = calls_of_a_turn(timed(&mut ours)?);
     let (mut times, mut rounds, mut spent) = (Times::default(), 0, 0.0);
     while rounds < FEWEST_ROUNDS || (rounds < MOST_ROUNDS && spent < ENOUGH.as_secs_f64()) {
         for _ in 0..calls {
-            let seconds = timed()?;
+            let seconds = timed(&mut ours)?;
             spent += seconds;
             times.ours.push(seconds);
         }
@@ -56,6 +51,21 @@ pub(crate) fn alternate(
         rounds += 1;
     }
     Ok(times)
+}
+
+/// Calls that make up a turn, each of so many seconds.
+pub(crate) fn calls_of_a_turn(seconds: f64) -> usize {
+    ((TURN.as_secs_f64() / seconds.max(1e-9)).ceil() as usize).clamp(1, MOST_CALLS)
+}
+
+/// The seconds of a call.
+///
+/// # Errors
+/// Whatever it refuses with.
+pub(crate) fn timed(call: impl FnOnce() -> Result<(), Error>) -> Result<f64, Error> {
+    let start = Instant::now();
+    call()?;
+    Ok(start.elapsed().as_secs_f64())
 }
 
 /// The middle of some numbers, or the mean of the middle two; NaN of none.

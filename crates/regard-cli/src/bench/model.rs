@@ -10,10 +10,11 @@ use regard_models::{CacheDtype, Description, LoadOptions, Model, Session};
 use regard_simd::Isa;
 
 use crate::bench::Results;
+use crate::bench::case::Target;
 use crate::bench::limit::{Probe, Work};
 use crate::bench::llama::Llama;
 use crate::bench::measure::{MOST_CALLS, alternate, median};
-use crate::bench::report::{Accuracy, Figures, Outcome, PeerFigures};
+use crate::bench::report::{Accuracy, Figures, PeerFigures};
 use crate::bench::tokens::Tokens;
 use crate::error::Error;
 
@@ -87,7 +88,7 @@ impl Subject {
         if is_chosen(&load) {
             let read = Work { flops: 0.0, unit: Unit::F32, bytes: self.bytes };
             let ours = || Ok(Model::load(&self.path, &options).map(drop)?);
-            results.measure(&load, || clock.time(&[read], None, None, ours, |_| Ok(Vec::new())))?;
+            results.measure(&load, || clock.time(&[read], None, Vec::new(), ours, |_| Ok(Vec::new())))?;
         }
         let ids = |depth: usize| ["prompt", "token"].map(|what| format!("{what}-{depth}"));
         let depths: Vec<_> = self.depths.iter().copied().filter(|&depth| ids(depth).iter().any(is_chosen)).collect();
@@ -102,7 +103,7 @@ impl Subject {
         let tokens: Vec<u32> = (0..=deepest).map(|_| random.random_range(0..self.vocabulary as u32)).collect();
         for depth in depths {
             let [prompt, token] = ids(depth);
-            let accuracy = Some(check(&mut session, &tokens[..depth])?);
+            let accuracy = vec![check(&mut session, &tokens[..depth])?];
             if is_chosen(&prompt) {
                 let ours = || {
                     session.truncate(0);
@@ -110,7 +111,7 @@ impl Subject {
                 };
                 let peer = |calls| llama.as_mut().map_or(Ok(Vec::new()), |llama| llama.prompts(depth, calls));
                 let work = self.tokens.work(0, depth);
-                results.measure(&prompt, || clock.time(&work, Some(depth), accuracy, ours, peer))?;
+                results.measure(&prompt, || clock.time(&work, Some(depth), accuracy.clone(), ours, peer))?;
             }
             if is_chosen(&token) {
                 let ours = || {
@@ -139,7 +140,7 @@ fn check(session: &mut Session<'_>, tokens: &[u32]) -> Result<Accuracy, Error> {
     // In the total order a NaN is the largest.
     let most = |numbers: &mut dyn Iterator<Item = f32>| numbers.map(f32::abs).max_by(f32::total_cmp).unwrap_or(0.0);
     let difference = most(&mut at_once.iter().zip(one_by_one).map(|(a, b)| a - *b));
-    Ok(Accuracy { error: f64::from(difference / most(&mut at_once.iter().copied())), bound: BOUND })
+    Ok(Accuracy { of: "logits", error: f64::from(difference / most(&mut at_once.iter().copied())), bound: BOUND })
 }
 
 /// What times are taken with.
@@ -156,17 +157,17 @@ impl Clock<'_> {
         &self,
         works: &[Work],
         tokens: Option<usize>,
-        accuracy: Option<Accuracy>,
+        accuracy: Vec<Accuracy>,
         ours: impl FnMut() -> Result<(), Error>,
         peer: impl FnMut(usize) -> Result<Vec<f64>, Error>,
-    ) -> Result<Outcome, Error> {
+    ) -> Result<Figures, Error> {
         let mut probes: Vec<_> = works.iter().map(|&work| Probe::new(self.machine, self.isa, work)).collect();
         let times = alternate(ours, peer, || probes.iter_mut().for_each(Probe::sample))?;
         let limits: Vec<_> = probes.iter().map(Probe::limit).collect();
         let longest = limits.iter().max_by(|a, b| a.0.total_cmp(&b.0));
         let calls = times.peer.len();
         let peer = self.peer.clone().filter(|_| calls > 0);
-        Ok(Outcome::Measured(Box::new(Figures {
+        Ok(Figures {
             calls: times.ours.len(),
             seconds: median(times.ours),
             flops: works.iter().map(|work| work.flops).sum(),
@@ -176,7 +177,9 @@ impl Clock<'_> {
             limited_by: longest.map_or(Unit::Read, |&(_, unit)| unit),
             share_of_best: None,
             accuracy,
-            peer: peer.map(|name| PeerFigures { name, calls, seconds: median(times.peer), accuracy: None }),
-        })))
+            memory: None,
+            peer: peer.map(|name| PeerFigures { name, calls, seconds: median(times.peer), accuracy: Vec::new() }),
+            target: Target::default(),
+        })
     }
 }

@@ -3,8 +3,9 @@
 use std::fs;
 use std::path::Path;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
+use crate::bench::answer::Answer;
 use crate::bench::case::Case;
 use crate::bench::inputs::{Inputs, Stored, write};
 use crate::bench::peer::Peer;
@@ -25,29 +26,31 @@ impl Torch {
         Ok(Torch { peer: Peer::start(python, "torch_step.py")?, threads, name: String::new() })
     }
 
-    /// Hands it a case, and gives its result, `[batch, heads, queries, dim]`.
+    /// Hands it a case, and gives its answer.
     ///
     /// # Errors
     /// The inputs cannot be written, or it refuses.
-    pub(crate) fn prepare<T: Stored>(&mut self, case: &Case, inputs: &Inputs<T>) -> Result<Vec<f32>, Error> {
-        let paths = ["q", "k", "v"].map(|name| self.peer.folder().join(name));
-        for (path, numbers) in paths.iter().zip([&inputs.q, &inputs.k, &inputs.v]) {
-            write(path, numbers).map_err(|source| Error::Write { path: path.clone(), source })?;
+    pub(crate) fn prepare<T: Stored>(&mut self, case: &Case, inputs: &Inputs<T>) -> Result<Answer<f32>, Error> {
+        let mut inputs_at = Map::new();
+        for (name, numbers) in [("q", &inputs.q), ("k", &inputs.k), ("v", &inputs.v), ("grad", &inputs.grad)] {
+            let path = self.peer.folder().join(name);
+            write(&path, numbers).map_err(|source| Error::Write { path: path.clone(), source })?;
+            inputs_at.insert(name.into(), json!(path));
         }
-        let [q, k, v] = &paths;
-        let inputs_at = json!({"q": q, "k": k, "v": v});
         let request = json!({"case": case.source, "inputs": inputs_at, "threads": self.threads});
         let answer = self.peer.ask(&request.to_string())?;
         answer["peer"].as_str().unwrap_or("torch").clone_into(&mut self.name);
-        let path = self.peer.folder().join("out");
+        let path = self.peer.folder().join("answer");
         self.peer.ask(&format!("output {}", path.display()))?;
         let bytes = fs::read(&path).map_err(|source| Error::Read { path: path.clone(), source })?;
-        if bytes.len() != inputs.q.len() * size_of::<f32>() {
-            let problem =
-                format!("its result is {} bytes, expected {}", bytes.len(), inputs.q.len() * size_of::<f32>());
-            return Err(self.peer.refused(problem));
+        let mut answer = Answer::to(case);
+        let expected: usize = answer.tensors_mut().iter().map(|tensor| size_of_val(&tensor[..])).sum();
+        if bytes.len() != expected {
+            return Err(self.peer.refused(format!("its answer is {} bytes, expected {expected}", bytes.len())));
         }
-        Ok(bytes.as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect())
+        let numbers = bytes.as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes));
+        answer.tensors_mut().into_iter().flatten().zip(numbers).for_each(|(to, number)| *to = number);
+        Ok(answer)
     }
 
     /// The seconds of some calls.

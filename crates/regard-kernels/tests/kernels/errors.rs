@@ -2,8 +2,8 @@
 
 use proptest::prelude::*;
 use regard_kernels::{
-    ActivationBlock, ActivationKind, Activations, Epilogue, Error, F32, Kernels, QuantizedRows, RowState, ScoreTile,
-    Weight, WeightFormat,
+    ActivationBlock, ActivationKind, Activations, Ending, Epilogue, Error, F32, Kernels, QuantizedRows, RowState,
+    ScoreTile, Stretch, Weight, WeightFormat,
 };
 use regard_memory::{Rows, RowsMut};
 use regard_simd::Isa;
@@ -160,9 +160,12 @@ fn sizes_whose_products_wrap_are_refused() {
     let mut tile = ScoreTile::new(&mut words, 64).unwrap();
     let (queries, panel) = (vec![0.0f32; 6], vec![0.0f32; 64]);
     for steps in [half + 1, half / 32 + 1, usize::MAX] {
-        assert!(kernels.score::<F32>(6, steps, &queries, &panel, None, &mut tile).is_err(), "{steps} steps");
+        assert!(
+            kernels.score::<F32>(6, steps, &queries, &[Stretch::whole(&panel, 1)], &mut tile).is_err(),
+            "{steps} steps"
+        );
     }
-    kernels.score::<F32>(6, 1, &queries, &panel, None, &mut tile).unwrap();
+    kernels.score::<F32>(6, 1, &queries, &[Stretch::whole(&panel, 1)], &mut tile).unwrap();
 
     let (mut state, mut out) = (RowState::default(), vec![0.0f32; 6 * 16]);
     let values = vec![0.0f32; 64 * 16];
@@ -183,5 +186,5 @@ fn sizes_whose_products_wrap_are_refused() {
         assert!(kernels.pack_keys::<F32, f32>(keys, at, &mut panel.clone()).is_err(), "keys from {at}");
         assert!(kernels.pack_values::<F32, f32>(keys, at, &mut panel.clone(), 16).is_err(), "values from {at}");
     }
-    assert!(kernels.finish::<f32>(&state, 0, &out, half, &mut [0.0]).is_err());
+    assert!(kernels.finish::<f32>(&state, 0, &out, half, Ending::default(), &mut [0.0]).is_err());
 }

@@ -3,7 +3,7 @@
 use half::{bf16, f16};
 use proptest::prelude::*;
 use rand_chacha::ChaCha8Rng;
-use regard_kernels::{Bf16, COLUMNS, Error, F16, F32, Kernels, Number, Operand, PANEL, ROWS, RowState};
+use regard_kernels::{Bf16, COLUMNS, Ending, Error, F16, F32, Kernels, Number, Operand, PANEL, ROWS, RowState};
 use regard_memory::Rows;
 use regard_simd::Isa;
 
@@ -145,16 +145,16 @@ proptest! {
         (state.max[row], state.sum[row]) = (max, sum);
         for isa in Isa::available() {
             let mut out = vec![f32::NAN; d_v];
-            let lse = Kernels::new(isa).finish(&state, row, &sums, width, &mut out).unwrap();
+            let lse = Kernels::new(isa).finish(&state, row, &sums, width, Ending::default(), &mut out).unwrap();
             let exact = std::f64::consts::LN_2 * (f64::from(max) + f64::from(sum).log2());
             prop_assert_eq!(lse, exact as f32);
             let factor = 1.0 / sum;
             let expected: Vec<f32> = sums[row * width..][..d_v].iter().map(|x| x * factor).collect();
             prop_assert_eq!(&out, &expected, "{}", isa);
             let mut rounded = vec![bf16::NAN; d_v];
-            Kernels::new(isa).finish(&state, row, &sums, width, &mut rounded).unwrap();
+            Kernels::new(isa).finish(&state, row, &sums, width, Ending::default(), &mut rounded).unwrap();
             prop_assert_eq!(&rounded, &expected.iter().copied().map(bf16::from_f32).collect::<Vec<_>>(), "{}", isa);
-            let empty = Kernels::new(isa).finish(&RowState::default(), row, &sums, width, &mut out).unwrap();
+            let empty = Kernels::new(isa).finish(&RowState::default(), row, &sums, width, Ending::default(), &mut out).unwrap();
             prop_assert_eq!(empty, f32::NEG_INFINITY);
             prop_assert!(out.iter().all(|&x| x == 0.0), "{isa}: no key, no value");
         }
@@ -174,6 +174,7 @@ fn shapes_are_named() {
     assert!(matches!(error, Error::Size { name: "value width", has: 8, .. }), "{error}");
     let error = kernels.pack_query::<F32, f32>(&x, 1.0, &mut [0.0; 5]).unwrap_err();
     assert_eq!(error, Error::Length { name: "packed query", has: 5, expected: 6 });
-    let error = kernels.finish(&RowState::default(), ROWS, &[0.0; 96], 16, &mut x.clone()).unwrap_err();
+    let error =
+        kernels.finish(&RowState::default(), ROWS, &[0.0; 96], 16, Ending::default(), &mut x.clone()).unwrap_err();
     assert!(matches!(error, Error::Size { name: "row", has: ROWS, .. }), "{error}");
 }

@@ -1,9 +1,11 @@
 //! The kernels, on every instruction set that this CPU has, against their definitions in f64.
 
 mod activation;
+mod backward;
 mod determinism;
 mod errors;
 mod exact;
+mod int8;
 mod layouts;
 mod norm;
 mod odd_numbers;
@@ -12,5 +14,6 @@ mod problem;
 mod products;
 mod quantized;
 mod rotary;
+mod small;
 mod support;
 mod tiles;

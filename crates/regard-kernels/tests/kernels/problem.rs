@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use rand::{Rng, RngExt};
 use rand_chacha::ChaCha8Rng;
-use regard_kernels::{COLUMNS, Kernels, Operand, PANEL, ROWS, RowState, ScoreTile};
+use regard_kernels::{COLUMNS, Ending, Kernels, Operand, PANEL, ROWS, RowState, ScoreTile, Stretch};
 use regard_memory::Rows;
 use regard_oracle::Precision;
 use regard_simd::Isa;
@@ -47,6 +47,12 @@ impl Problem {
         self.live[row][key / PANEL] >> (key % PANEL) & 1 == 1
     }
 
+    /// Makes every row keep every key.
+    pub(crate) fn keep_all(&mut self) {
+        let panels = self.keys.div_ceil(PANEL);
+        self.live = vec![vec![u64::MAX; panels]; self.rows];
+    }
+
     /// Whether every row keeps every key of a panel.
     fn is_full(&self, panel: usize) -> bool {
         self.live.iter().all(|row| row.get(panel) == Some(&u64::MAX))
@@ -77,21 +83,25 @@ impl Problem {
             // Two full panels make a tile without a mask.
             let together = if self.is_full(panel) && self.is_full(panel + 1) { 2 } else { 1 };
             let bits: Vec<u64> = self.live.iter().map(|row| row[panel]).collect();
-            let live = (!self.is_full(panel)).then_some(&bits[..]);
+            let full = self.is_full(panel);
             let some = &keys[panel * steps * PANEL..][..together * steps * PANEL];
+            let stretch = if full { Stretch::whole(some, together) } else { Stretch::rim(some, &bits) };
+            let columns = stretch.columns();
             tile.clear();
-            kernels.score::<E>(self.rows, steps, &queries, some, live, &mut tile).unwrap();
+            kernels.score::<E>(self.rows, steps, &queries, &[stretch], &mut tile).unwrap();
             kernels.softmax::<E>(self.rows, factor, &mut tile, &mut state).unwrap();
-            for i in 0..together {
-                let values = &values[(panel + i) * value_panel..][..value_panel];
-                let here = (panel + i) * PANEL * self.d_v..((panel + i + 1) * PANEL).min(self.keys) * self.d_v;
-                let spoiled = self.v[here].iter().any(|v| !v.is_finite());
-                if spoiled {
-                    kernels
-                        .accumulate_kept::<E>(&bits, &tile, i * PANEL, values, width, &mut state, &mut sums)
-                        .unwrap();
+            for first in columns.clone().step_by(PANEL) {
+                let some = first..columns.end.min(first + PANEL);
+                let values = &values[panel * value_panel + some.start / E::DEPTH * width..];
+                let values = &values[..some.len() / E::DEPTH * width];
+                let key = panel * PANEL + some.start;
+                let spoiled = self.v[key * self.d_v..self.keys.min(key + some.len()) * self.d_v].iter();
+                let at = first - columns.start;
+                if spoiled.into_iter().any(|v| !v.is_finite()) {
+                    let bits: Vec<u64> = bits.iter().map(|row| row >> (first % PANEL)).collect();
+                    kernels.accumulate_kept::<E>(&bits, &tile, at, values, width, &mut state, &mut sums).unwrap();
                 } else {
-                    let at = (i * PANEL, tile.columns().min((i + 1) * PANEL) - i * PANEL);
+                    let at = (at, some.len());
                     kernels.accumulate::<E>(self.rows, &tile, at, values, width, &mut state, &mut sums).unwrap();
                 }
             }
@@ -100,7 +110,7 @@ impl Problem {
         let mut out = vec![f32::NAN; self.rows * self.d_v];
         let finish = |row: usize| {
             let out = &mut out[row * self.d_v..][..self.d_v];
-            kernels.finish(&state, row, &sums, width, out).unwrap()
+            kernels.finish(&state, row, &sums, width, Ending::default(), out).unwrap()
         };
         let lse = (0..self.rows).map(finish).collect();
         (out, lse)
@@ -114,19 +124,36 @@ impl Problem {
             q.iter().zip(k).map(|(&q, &k)| f64::from(self.scale) * f64::from(q) * f64::from(k))
         };
         let scores: Vec<f64> = kept.iter().map(|&key| products(key).sum()).collect();
-        let magnitude = kept.iter().fold(0.0, |most: f64, &key| most.max(products(key).map(f64::abs).sum()));
+        let magnitudes = kept.iter().map(|&key| products(key).map(f64::abs).sum()).filter(|sum: &f64| sum.is_finite());
+        let magnitude = magnitudes.fold(0.0, f64::max);
         let max = scores.iter().fold(f64::NEG_INFINITY, |max: f64, &score| max.max(score));
+        // Scores of −∞ alone are as good as none.
+        let max = if max == f64::NEG_INFINITY { 0.0 } else { max };
         let weights: Vec<f64> = scores.iter().map(|score| (score - max).exp()).collect();
         let sum: f64 = weights.iter().sum();
         let value =
             |c: usize| kept.iter().zip(&weights).map(move |(&key, w)| w * f64::from(self.v[key * self.d_v + c]));
-        let out = (0..self.d_v).map(|c| if kept.is_empty() { 0.0 } else { value(c).sum::<f64>() / sum }).collect();
+        let out = (0..self.d_v).map(|c| if sum == 0.0 { 0.0 } else { value(c).sum::<f64>() / sum }).collect();
         (out, max + sum.ln(), magnitude)
     }
 
     /// `weight` is what a softmax weight is off by, relatively, for an exact score.
     pub(crate) fn judge<E: Operand>(&self, isa: Isa, weight: f64) -> Result<(), TestCaseError> {
         let (out, lse) = self.fold::<E>(isa);
+        self.check(isa, &out, &lse, weight, 0.0)
+    }
+
+    /// Whether results `[rows][d_v]` and log-sum-exps are right. `weight` is as in [`Problem::judge`]; `storage` is what a
+    /// result is off by, relatively, for being stored.
+    pub(crate) fn check(
+        &self,
+        isa: Isa,
+        out: &[f32],
+        lse: &[f32],
+        weight: f64,
+        storage: f64,
+    ) -> Result<(), TestCaseError> {
+        prop_assert_eq!((out.len(), lse.len()), (self.rows * self.d_v, self.rows));
         for row in 0..self.rows {
             let (exact, exact_lse, magnitude) = self.definition(row);
             // A score is a sum of products, and its exponent in base 2 is rounded a few times more.
@@ -135,14 +162,14 @@ impl Problem {
             let relative = (2.0 * score).exp_m1() + weight + sums;
             let lse_error = (f64::from(lse[row]) - exact_lse).abs();
             let bound = 2.0 * relative + 2.0 * ROUNDING * exact_lse.abs();
-            let same = f64::from(lse[row]) == exact_lse;
+            let same = f64::from(lse[row]) == exact_lse || lse[row].is_nan() && exact_lse.is_nan();
             prop_assert!(same || lse_error <= bound, "{isa}, row {row}: LSE {}, exactly {exact_lse}", lse[row]);
             for (column, (&y, &exact)) in out[row * self.d_v..].iter().zip(&exact).enumerate() {
                 // Values are at most 2.
                 let error = (f64::from(y) - exact).abs();
                 let same = y.is_nan() && exact.is_nan();
                 prop_assert!(
-                    same || error <= 4.0 * relative,
+                    same || error <= 4.0 * relative + storage * exact.abs(),
                     "{isa} ({row}, {column}): {y}, exactly {exact}, off by {error:e}"
                 );
             }

@@ -1,7 +1,7 @@
 //! Score, softmax and accumulate, tile by tile, against softmax attention in f64.
 
 use proptest::prelude::*;
-use regard_kernels::{Bf16, Error, F16, F32, Kernels, PANEL, ROWS, RowState, ScoreTile};
+use regard_kernels::{Bf16, Error, F16, F32, Kernels, PANEL, ROWS, RowState, ScoreTile, Stretch};
 use regard_oracle::Precision;
 use regard_simd::Isa;
 
@@ -84,20 +84,21 @@ fn shapes_are_named() {
     assert_eq!(ScoreTile::new(&mut buffer[1..], PANEL).map(|_| ()), length("score tile", words - 1, words));
     let mut tile = ScoreTile::new(&mut buffer, PANEL).unwrap();
     let (q, k) = ([1.0; ROWS * 2], [1.0; 2 * 2 * PANEL]);
-    let mut score = |rows, q: &[f32], k: &[f32], live: Option<&[u64]>| {
+    let mut score = |rows, q: &[f32], stretches: &[Stretch<'_, F32>]| {
         tile.clear();
-        kernels.score::<F32>(rows, 2, q, k, live, &mut tile)
+        kernels.score::<F32>(rows, 2, q, stretches, &mut tile)
     };
-    assert_eq!(score(6, &q, &k[..128], None), Ok(()));
-    assert_eq!(score(6, &q[1..], &k[..128], None), length("queries", 11, 12));
-    assert_eq!(score(2, &q, &k[..128], Some(&[1])), length("live bits", 1, 2));
-    assert!(matches!(score(0, &q, &k, None), Err(Error::Size { name: "rows", has: 0, .. })));
-    assert!(matches!(score(7, &q, &k, None), Err(Error::Size { name: "rows", has: 7, .. })));
-    let two = score(2, &q, &k, Some(&[1, 1]));
-    assert!(matches!(two, Err(Error::Size { name: "key panels with live bits", has: 2, .. })), "{two:?}");
-    assert!(matches!(score(2, &q, &k, None), Err(Error::Length { name: "score tile", .. })));
+    let (one, two) = (|| Stretch::whole(&k[..128], 1), || Stretch::whole(&k, 2));
+    assert_eq!(score(6, &q, &[one()]), Ok(()));
+    assert_eq!(score(6, &q[1..], &[one()]), length("queries", 11, 12));
+    assert_eq!(score(2, &q, &[Stretch::rim(&k[..128], &[1])]), length("live bits", 1, 2));
+    assert_eq!(score(2, &q, &[Stretch::whole(&k[..128], 2)]), length("key panels", 64, 128));
+    assert!(matches!(score(0, &q, &[one()]), Err(Error::Size { name: "rows", has: 0, .. })));
+    assert!(matches!(score(7, &q, &[one()]), Err(Error::Size { name: "rows", has: 7, .. })));
+    assert_eq!(score(2, &q, &[two()]), length("score tile", 80, 128));
+    assert_eq!(score(2, &q, &[one(), one()]), length("score tile", 80, 128));
 
-    assert_eq!(kernels.score::<F32>(6, 2, &q, &k[..128], None, &mut tile), Ok(()));
+    assert_eq!(kernels.score::<F32>(6, 2, &q, &[one()], &mut tile), Ok(()));
     assert_eq!(tile.columns(), PANEL);
     let (values, mut out) = ([1.0; PANEL * 16], [0.0; ROWS * 16]);
     let accumulate = |at, values: &[f32], width, out: &mut [f32]| {

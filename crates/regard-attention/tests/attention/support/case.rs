@@ -3,11 +3,12 @@
 use std::fmt;
 
 use proptest::prelude::*;
-use regard_attention::{Options, Shape};
-use regard_oracle::{Attention, Precision};
+use regard_attention::{Offset, Options, Shape};
+use regard_masks::Mask;
+use regard_oracle::{Attention, Precision, Set, Sizes, numbers, widen};
 use regard_simd::Isa;
 
-use super::{Order, Set, orders, sets};
+use super::{Order, mask, orders, sets};
 
 /// A call, but for its numbers, which follow from the seed.
 #[derive(Clone)]
@@ -75,7 +76,16 @@ impl Case {
     }
 
     pub(crate) fn options(&self, isa: Isa) -> Options {
-        Options { scale: self.scale, offset: self.offset, isa: Some(isa) }
+        Options {
+            scale: self.scale.map(f64::from),
+            offset: self.offset.map_or(Offset::AtEnd, Offset::Same),
+            isa: Some(isa),
+            ..Options::default()
+        }
+    }
+
+    pub(crate) fn mask(&self) -> Mask {
+        mask(&self.set)
     }
 
     pub(crate) fn offset(&self) -> i64 {
@@ -84,7 +94,7 @@ impl Case {
 
     /// Whether query `i` sees key `j`.
     pub(crate) fn sees(&self, i: usize, j: usize) -> bool {
-        self.set.holds(i as i64 + self.offset(), j)
+        self.set.holds(0, 0, i as i64 + self.offset(), j)
     }
 
     /// Pairs of a query and a key that it sees, of all heads.
@@ -97,41 +107,18 @@ impl Case {
     /// Answers about the call from its definition.
     pub(crate) fn define<R>(&self, inputs: &Inputs, answer: impl FnOnce(Attention<'_>) -> R) -> R {
         let Shape { batch, heads, kv_heads, queries, keys, dim_k, dim_v } = self.shape;
+        let sizes = Sizes { batch, heads, kv_heads, queries, keys, dim_k, dim_v };
         answer(Attention {
-            batch,
-            heads,
-            kv_heads,
-            queries,
-            keys,
-            dim_k,
-            dim_v,
-            scale: self.scale.unwrap_or((1.0 / (dim_k as f64).sqrt()) as f32),
-            offset: self.offset(),
-            allows: &|p, j| self.set.holds(p, j),
-            q: &inputs.q,
-            k: &inputs.k,
-            v: &inputs.v,
+            sizes,
+            q: &widen(&inputs.q),
+            k: &widen(&inputs.k),
+            v: &widen(&inputs.v),
+            sequences: Some(&sizes.whole(self.offset)),
+            allows: &|pair| self.set.holds(pair.batch, pair.head, pair.p, pair.j),
+            scale: self.scale.map(f64::from),
+            ..Attention::default()
         })
     }
-}
-
-/// Normal numbers that follow from a seed.
-pub(crate) fn numbers(seed: u64, len: usize) -> Vec<f32> {
-    // SplitMix64 (Steele, Lea and Flood, 2014), and the polar form of Box and Muller.
-    let mut state = seed.wrapping_mul(0xD1B5_4A32_D192_ED03) ^ 0x9E37_79B9_7F4A_7C15;
-    let mut uniform = || {
-        state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut x = state;
-        x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        ((x ^ (x >> 31)) >> 11) as f64 / (1u64 << 53) as f64
-    };
-    (0..len)
-        .map(|_| {
-            let (radius, angle) = ((-2.0 * (1.0 - uniform()).ln()).sqrt(), std::f64::consts::TAU * uniform());
-            (radius * angle.cos()) as f32
-        })
-        .collect()
 }
 
 /// Multiply-adds of a case that the oracle can do in a few milliseconds.

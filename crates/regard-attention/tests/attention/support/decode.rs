@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use regard_attention::{Cache, CacheDtype, Plan, Shape};
+use regard_attention::{Cache, CacheDtype, Cached, Outputs, PAGE, PagePool, PagedCache, Plan, Shape, Terms};
 use regard_memory::{Tensor, TensorMut};
 use regard_oracle::Precision;
 use regard_simd::Isa;
@@ -10,12 +10,12 @@ use regard_threads::Pool;
 
 use super::{Case, Inputs, Outcome, Precisions, pool, soiled};
 
-pub(crate) const DTYPES: [CacheDtype; 3] = [CacheDtype::F32, CacheDtype::F16, CacheDtype::Bf16];
+pub(crate) const DTYPES: [CacheDtype; 4] = [CacheDtype::F32, CacheDtype::F16, CacheDtype::Bf16, CacheDtype::Int8];
 
 /// What a cache's results are measured against. Queries and results are f32; a cache of bf16 multiplies pairs of bf16.
 pub(crate) fn precisions_of(dtype: CacheDtype) -> Precisions {
     let worked = match dtype {
-        CacheDtype::F32 | CacheDtype::F16 => Precision::F32,
+        CacheDtype::F32 | CacheDtype::F16 | CacheDtype::Int8 => Precision::F32,
         CacheDtype::Bf16 => Precision::Bf16,
     };
     Precisions { stored: worked, weights: worked, result: Precision::F32 }
@@ -28,24 +28,82 @@ pub(crate) fn seen_through(dtype: CacheDtype, case: &Case) -> Inputs {
         CacheDtype::F32 => inputs,
         CacheDtype::F16 => Inputs { q: inputs.q.clone(), ..inputs.rounded(Precision::F16) },
         CacheDtype::Bf16 => inputs.rounded(Precision::Bf16),
+        CacheDtype::Int8 => {
+            let Shape { dim_k, dim_v, .. } = case.shape;
+            Inputs { q: inputs.q, k: exact_in_bytes(&inputs.k, dim_k), v: exact_in_bytes(&inputs.v, dim_v) }
+        }
+    }
+}
+
+/// Rows that bytes hold as they are: multiples of 1/32, of which one is the largest that there may be.
+pub(crate) fn exact_in_bytes(numbers: &[f32], dim: usize) -> Vec<f32> {
+    let most = 127.0 / 32.0;
+    let mut rows: Vec<f32> = numbers.iter().map(|x| (32.0 * x).round() / 32.0).map(|x| x.clamp(-most, most)).collect();
+    for row in rows.chunks_exact_mut(dim) {
+        let largest = row.iter_mut().max_by(|a, b| a.abs().total_cmp(&b.abs())).expect("a number");
+        *largest = most.copysign(*largest);
+    }
+    rows
+}
+
+/// A cache of either kind.
+pub(crate) trait AnyCache: Cached + Sized {
+    /// One with room for so many tokens.
+    fn with_room(dtype: CacheDtype, shape: Shape, tokens: usize) -> Self;
+    fn append(&mut self, keys: Tensor<'_, f32>, values: Tensor<'_, f32>, isa: Isa);
+    fn truncate(&mut self, len: usize);
+    fn len(&self) -> usize;
+}
+
+impl AnyCache for Cache {
+    fn with_room(dtype: CacheDtype, shape: Shape, tokens: usize) -> Cache {
+        Cache::new(dtype, shape.kv_heads, shape.dim_k, shape.dim_v, tokens).expect("a cache")
+    }
+    fn append(&mut self, keys: Tensor<'_, f32>, values: Tensor<'_, f32>, isa: Isa) {
+        Cache::append(self, keys, values, isa, pool()).expect("room");
+    }
+    fn truncate(&mut self, len: usize) {
+        Cache::truncate(self, len);
+    }
+    fn len(&self) -> usize {
+        Cache::len(self)
+    }
+}
+
+impl AnyCache for PagedCache {
+    fn with_room(dtype: CacheDtype, shape: Shape, tokens: usize) -> PagedCache {
+        let pages = tokens.div_ceil(PAGE).max(1);
+        PagedCache::new(&PagePool::new(dtype, shape.kv_heads, shape.dim_k, shape.dim_v, pages).expect("a pool"))
+    }
+    fn append(&mut self, keys: Tensor<'_, f32>, values: Tensor<'_, f32>, isa: Isa) {
+        PagedCache::append(self, keys, values, isa, pool()).expect("room");
+    }
+    fn truncate(&mut self, len: usize) {
+        PagedCache::truncate(self, len);
+    }
+    fn len(&self) -> usize {
+        PagedCache::len(self)
     }
 }
 
 /// Runs all queries of a case over a cache that holds its keys.
-pub(crate) fn run_cached(case: &Case, inputs: &Inputs, cache: &Cache, isa: Isa) -> Outcome {
+pub(crate) fn run_cached(case: &Case, inputs: &Inputs, cache: &impl Cached, isa: Isa) -> Outcome {
     run_cached_on(case, inputs, cache, isa, pool())
 }
 
 /// The same on some threads.
-pub(crate) fn run_cached_on(case: &Case, inputs: &Inputs, cache: &Cache, isa: Isa, pool: &Pool) -> Outcome {
+pub(crate) fn run_cached_on(case: &Case, inputs: &Inputs, cache: &impl Cached, isa: Isa, pool: &Pool) -> Outcome {
     let [q, _, _, out_shape, lse_shape] = case.shapes();
-    let plan = Plan::new(case.shape, &case.set.mask(), &case.options(isa)).expect("a plan");
+    let plan = Plan::new(case.shape, &case.mask(), &case.options(isa)).expect("a plan");
     let [mut out, mut lse] = [out_shape, lse_shape].map(|shape| vec![f32::NAN; shape.iter().product()]);
     plan.run_cached(
         Tensor::contiguous(&inputs.q, q).expect("queries of the shape"),
-        cache,
-        TensorMut::contiguous(&mut out, out_shape).expect("a tensor"),
-        Some(TensorMut::contiguous(&mut lse, lse_shape).expect("a tensor")),
+        &[cache],
+        Terms::default(),
+        Outputs::state(
+            TensorMut::contiguous(&mut out, out_shape).expect("a tensor"),
+            TensorMut::contiguous(&mut lse, lse_shape).expect("a tensor"),
+        ),
         &mut soiled(),
         pool,
     )
@@ -61,7 +119,7 @@ pub(crate) fn tokens(numbers: &[f32], [_, heads, len, dim]: [usize; 4], range: R
 
 /// Runs a case of one sequence as a session would: all tokens but those of the queries are a prompt, and everything comes
 /// in chunks of these lengths, over and over. With `junk`, tokens that are taken back are appended before every chunk.
-pub(crate) fn decode(
+pub(crate) fn decode<C: AnyCache>(
     case: &Case,
     inputs: &Inputs,
     dtype: CacheDtype,
@@ -72,9 +130,9 @@ pub(crate) fn decode(
     let Shape { heads, kv_heads, queries, keys, dim_k, dim_v, .. } = case.shape;
     let [q_shape, k_shape, v_shape, ..] = case.shapes();
     let prompt = keys - queries;
-    let mut cache = Cache::new(dtype, kv_heads, dim_k, dim_v, keys + 70).expect("a cache");
+    let mut cache = C::with_room(dtype, case.shape, keys + 70);
     let mut plan =
-        Plan::new(Shape { queries: 1, keys: 1, ..case.shape }, &case.set.mask(), &case.options(isa)).expect("a plan");
+        Plan::new(Shape { queries: 1, keys: 1, ..case.shape }, &case.mask(), &case.options(isa)).expect("a plan");
     let mut scratch = soiled();
     let mut whole = Outcome { out: vec![f32::NAN; heads * queries * dim_v], lse: vec![f32::NAN; heads * queries] };
     let mut chunks = chunks.iter().cycle();
@@ -83,13 +141,13 @@ pub(crate) fn decode(
         if junk {
             let nothing = vec![f32::NAN; kv_heads * 70 * dim_k.max(dim_v)];
             let nothing = |dim| tokens(&nothing, [1, kv_heads, 70, dim], 0..70);
-            cache.append(nothing(dim_k), nothing(dim_v), isa, pool()).expect("room");
+            cache.append(nothing(dim_k), nothing(dim_v), isa);
             cache.truncate(from);
         }
         let end = if from < prompt { prompt } else { keys };
         let until = end.min(from + chunks.next().expect("a length"));
         let (k, v) = (tokens(&inputs.k, k_shape, from..until), tokens(&inputs.v, v_shape, from..until));
-        cache.append(k, v, isa, pool()).expect("room");
+        cache.append(k, v, isa);
         if from < prompt {
             continue;
         }
@@ -98,9 +156,12 @@ pub(crate) fn decode(
         plan.resize(n, until).expect("a layout");
         plan.run_cached(
             tokens(&inputs.q, q_shape, first..first + n),
-            &cache,
-            TensorMut::contiguous(&mut out, [1, heads, n, dim_v]).expect("a tensor"),
-            Some(TensorMut::contiguous(&mut lse, [1, heads, n, 1]).expect("a tensor")),
+            &[&cache],
+            Terms::default(),
+            Outputs::state(
+                TensorMut::contiguous(&mut out, [1, heads, n, dim_v]).expect("a tensor"),
+                TensorMut::contiguous(&mut lse, [1, heads, n, 1]).expect("a tensor"),
+            ),
             &mut scratch,
             pool(),
         )

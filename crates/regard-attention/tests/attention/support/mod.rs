@@ -2,6 +2,8 @@
 
 mod case;
 mod decode;
+mod doubled;
+mod problem;
 mod reference;
 mod set;
 mod strided;
@@ -10,16 +12,21 @@ use std::sync::OnceLock;
 
 use half::{bf16, f16};
 use proptest::prelude::*;
-use regard_attention::{Element, Plan, Shape};
+use regard_attention::{Element, Outputs, Plan, Shape};
 use regard_memory::Arena;
 use regard_oracle::Precision;
+pub(crate) use regard_oracle::{Set, numbers};
 use regard_simd::Isa;
 use regard_threads::Pool;
 
-pub(crate) use case::{Case, Inputs, cases, numbers};
-pub(crate) use decode::{DTYPES, decode, precisions_of, run_cached, run_cached_on, seen_through, tokens};
+pub(crate) use case::{Case, Inputs, cases};
+pub(crate) use decode::{
+    AnyCache, DTYPES, decode, exact_in_bytes, precisions_of, run_cached, run_cached_on, seen_through, tokens,
+};
+pub(crate) use doubled::{Doubled, close};
+pub(crate) use problem::Asked;
 pub(crate) use reference::Reference;
-pub(crate) use set::{Set, sets};
+pub(crate) use set::{mask, sets};
 pub(crate) use strided::{Order, Strided, orders};
 
 /// What the plain method works in: the precision of its inputs, of its weights, and of its result.
@@ -93,7 +100,7 @@ pub(crate) fn run<T: Element>(case: &Case, inputs: &Inputs, isa: Isa) -> Outcome
 
 /// Runs a case through its strides.
 pub(crate) fn run_on<T: Element>(case: &Case, inputs: &Inputs, isa: Isa, pool: &Pool) -> Outcome {
-    let plan = Plan::new(case.shape, &case.set.mask(), &case.options(isa)).expect("a plan");
+    let plan = Plan::new(case.shape, &case.mask(), &case.options(isa)).expect("a plan");
     let [q, k, v, out, lse] = case.shapes();
     let q = Strided::<T>::new(&inputs.q, q, case.orders[0]);
     let k = Strided::<T>::new(&inputs.k, k, case.orders[1]);
@@ -101,7 +108,8 @@ pub(crate) fn run_on<T: Element>(case: &Case, inputs: &Inputs, isa: Isa, pool: &
     let mut out = Strided::<T>::blank(out, case.orders[3]);
     let mut lse = Strided::<f32>::blank(lse, case.orders[4]);
     let mut scratch = soiled();
-    plan.run(q.view(), k.view(), v.view(), out.view_mut(), Some(lse.view_mut()), &mut scratch, pool).expect("a run");
+    let inputs = regard_attention::Inputs::new(q.view(), k.view(), v.view());
+    plan.run(&inputs, Outputs::state(out.view_mut(), lse.view_mut()), &mut scratch, pool).expect("a run");
     Outcome { out: out.gather(), lse: lse.gather() }
 }
 

@@ -24,9 +24,11 @@ impl Reference {
             exact: call.exact(),
             plain_out: 0.0,
             plain_lse: 0.0,
-            out_floor: precisions.result.ulp(largest(&inputs.v)),
+            // Beyond the plain method's division, the reciprocal of a sum and the product with it are rounded.
+            out_floor: 2.0 * precisions.result.ulp(largest(&inputs.v)),
             // A log-sum-exp is made of the largest score and the logarithm of at most as many terms as there are keys.
-            lse_floor: Precision::F32.ulp(call.largest_score().max((call.keys.max(1) as f64).ln())),
+            // It is made in base 2 and converted.
+            lse_floor: 2.0 * Precision::F32.ulp(call.largest_score().max((call.sizes.keys.max(1) as f64).ln())),
         });
         reference.measure(case, inputs, precisions);
         // The same call with other numbers, until enough queries have seen a key.

@@ -1,52 +1,47 @@
-//! Masks, as the oracle reads them.
+//! The oracle's masks as the engine's.
 
 use proptest::prelude::*;
-use regard_masks::Mask;
+use regard_masks::{Edges, Mask};
+use regard_oracle::Set;
 
-/// An expression of sets of pairs.
-#[derive(Clone, Debug)]
-pub(crate) enum Set {
-    Full,
-    Causal,
-    Window(Option<usize>, Option<usize>),
-    Prefix(usize),
-    Not(Box<Set>),
-    And(Box<Set>, Box<Set>),
-    Or(Box<Set>, Box<Set>),
-}
-
-impl Set {
-    /// The definitions, word for word.
-    pub(crate) fn holds(&self, p: i64, j: usize) -> bool {
-        let key = j as i64;
-        match self {
-            Set::Full => true,
-            Set::Causal => key <= p,
-            Set::Window(left, right) => {
-                left.is_none_or(|left| p - left as i64 <= key) && right.is_none_or(|right| key <= p + right as i64)
-            }
-            Set::Prefix(n) => j < *n,
-            Set::Not(a) => !a.holds(p, j),
-            Set::And(a, b) => a.holds(p, j) && b.holds(p, j),
-            Set::Or(a, b) => a.holds(p, j) || b.holds(p, j),
+/// The engine's mask for a set.
+pub(crate) fn mask(set: &Set) -> Mask {
+    match set {
+        Set::Full => Mask::full(),
+        Set::Causal => Mask::causal(),
+        Set::Window(left, right) => Mask::window(*left, *right),
+        Set::Prefix(n) => Mask::prefix(*n),
+        Set::Not(a) => !mask(a),
+        Set::And(a, b) => mask(a) & mask(b),
+        Set::Or(a, b) => mask(a) | mask(b),
+        Set::GlobalKeys(keys) => Mask::global_keys(keys.iter().copied()),
+        Set::GlobalQueries(queries) => Mask::global_queries(queries.iter().copied()),
+        Set::KeySet(marked) => Mask::keys(marked),
+        Set::BlockDiagonal(size) => Mask::block_diagonal(*size).expect("a size"),
+        Set::Strided(step) => Mask::strided(*step).expect("a step"),
+        Set::Edges { edges, symmetric } => {
+            let edges = edges.iter().copied();
+            let kind = if *symmetric { Edges::Symmetric } else { Edges::Directed };
+            Mask::edge_pairs(edges, kind).expect("edges")
         }
-    }
-
-    pub(crate) fn mask(&self) -> Mask {
-        match self {
-            Set::Full => Mask::full(),
-            Set::Causal => Mask::causal(),
-            Set::Window(left, right) => Mask::window(*left, *right),
-            Set::Prefix(n) => Mask::prefix(*n),
-            Set::Not(a) => !a.mask(),
-            Set::And(a, b) => a.mask() & b.mask(),
-            Set::Or(a, b) => a.mask() | b.mask(),
+        Set::Blocks { rows, columns, blocks } => {
+            // The engine's blocks are square: as an array of pairs.
+            let extent = |size: usize, of: fn(&(usize, usize)) -> usize| {
+                size * blocks.iter().map(|block| of(block) + 1).max().unwrap_or(0)
+            };
+            let (n_q, n_k) = (extent(*rows, |block| block.0), extent(*columns, |block| block.1));
+            let kept: Vec<bool> =
+                (0..n_q * n_k).map(|at| blocks.contains(&(at / n_k / rows, at % n_k / columns))).collect();
+            Mask::dense_at(0, n_q, n_k, &kept).expect("an array")
         }
-    }
-
-    /// The keys up to the query's own, and of these the last `window`.
-    pub(crate) fn causal_window(window: usize) -> Set {
-        Set::And(Box::new(Set::Causal), Box::new(Set::Window(Some(window), None)))
+        Set::Dense { columns, cells } => {
+            let n_q = cells.len().checked_div(*columns).unwrap_or(0);
+            Mask::dense_at(0, n_q, *columns, &cells[..n_q * columns]).expect("an array")
+        }
+        // Of no batch entries and of no heads: nobody is there to be told apart.
+        Set::ByBatch(sets) | Set::ByHead(sets) if sets.is_empty() => Mask::full(),
+        Set::ByBatch(sets) => Mask::by_batch(sets.iter().map(mask)).expect("masks"),
+        Set::ByHead(sets) => Mask::by_head(sets.iter().map(mask)).expect("masks"),
     }
 }
 
@@ -63,9 +58,9 @@ pub(crate) fn sets() -> impl Strategy<Value = Set> {
     ];
     primitive.prop_recursive(3, 8, 2, |set| {
         prop_oneof![
-            set.clone().prop_map(|a| Set::Not(Box::new(a))),
-            (set.clone(), set.clone()).prop_map(|(a, b)| Set::And(Box::new(a), Box::new(b))),
-            (set.clone(), set).prop_map(|(a, b)| Set::Or(Box::new(a), Box::new(b))),
+            set.clone().prop_map(|a| !a),
+            (set.clone(), set.clone()).prop_map(|(a, b)| a & b),
+            (set.clone(), set).prop_map(|(a, b)| a | b),
         ]
     })
 }

@@ -1,0 +1,64 @@
+//! What computing with a layout costs, in pairs.
+
+use crate::{BlockLayout, PANEL, Span};
+
+/// Pairs of an engine row and a key: how many a mask keeps, and how many kernels compute for them. All heads of a group
+/// count.
+///
+/// ```
+/// use regard_masks::{BlockLayout, Mask, TileShape};
+///
+/// let mut layout = BlockLayout::new();
+/// layout.compile(&Mask::window(Some(511), Some(0)), 8192, 8192, 0, TileShape { rows: 6, group: 1 })?;
+/// let cost = layout.cost();
+/// assert_eq!(cost.live, 512 * 8192 - 511 * 512 / 2);
+/// // Of the 512 keys of a row about 64 more are computed, in the panels at both ends.
+/// assert!((0.85..0.9).contains(&cost.live_share()));
+/// # Ok::<(), regard_masks::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cost {
+    /// Pairs that the mask keeps.
+    pub live: u64,
+    /// Pairs of full panels, all of which are live.
+    pub full: u64,
+    /// Pairs of rim panels, live or not.
+    pub rim: u64,
+    /// Pairs of gathered panels, live or not, each as a panel of 64 keys.
+    pub gathered: u64,
+}
+
+impl Cost {
+    /// Pairs that are computed.
+    pub fn computed(&self) -> u64 {
+        self.full.saturating_add(self.rim).saturating_add(self.gathered)
+    }
+
+    /// The share of what is computed that is live, 0 to 1; 1 where nothing is computed.
+    pub fn live_share(&self) -> f64 {
+        if self.computed() == 0 { 1.0 } else { self.live as f64 / self.computed() as f64 }
+    }
+}
+
+impl BlockLayout {
+    /// Which pairs are live, and which are computed.
+    pub fn cost(&self) -> Cost {
+        // A mask of all heads is counted once.
+        let heads = (self.tile.group / self.masks) as u128;
+        let live = u64::try_from(self.pairs.saturating_mul(heads)).unwrap_or(u64::MAX);
+        let mut cost = Cost { live, ..Cost::default() };
+        for t in self.tiles() {
+            let rows = self.tile.rows_of(t, self.n_q).len();
+            let pairs = |panels: usize| (panels as u64).saturating_mul((rows * PANEL) as u64);
+            for span in self.tile(t) {
+                let kind = match span {
+                    Span::Full(_) => &mut cost.full,
+                    Span::Rim { .. } => &mut cost.rim,
+                };
+                *kind = kind.saturating_add(pairs(span.panels().len()));
+            }
+            cost.gathered = cost.gathered.saturating_add(pairs(self.gathered(t).len()));
+        }
+        cost
+    }
+}
