@@ -40,8 +40,8 @@ pub fn attention_with<T: Real>(
     let shape = Shape::of(&q, &k, &v)?;
     let Shape { batch, heads, queries, dim_v, .. } = shape;
     let plan = Plan::new(shape, mask, options)?;
-    let mut out = vec![T::default(); batch * heads * queries * dim_v];
-    let mut lse = vec![T::Wide::default(); batch * heads * queries];
+    let mut out = vec_of("out", [batch, heads, queries, dim_v], T::default())?;
+    let mut lse = vec_of("lse", [batch, heads, queries, 1], T::Wide::default())?;
     let outputs = Outputs::state(
         TensorMut::contiguous(&mut out, [batch, heads, queries, dim_v])?,
         TensorMut::contiguous(&mut lse, [batch, heads, queries, 1])?,
@@ -50,4 +50,15 @@ pub fn attention_with<T: Real>(
     let out = Array4::from_shape_vec((batch, heads, queries, dim_v), out).expect("the vector was made for the shape");
     let lse = Array3::from_shape_vec((batch, heads, queries), lse).expect("the vector was made for the shape");
     Ok((out, lse))
+}
+
+/// As many of a number as a shape has, if there is memory for them.
+pub(crate) fn vec_of<W: Clone>(what: &'static str, shape: [usize; 4], number: W) -> Result<Vec<W>, Error> {
+    let len = shape.iter().try_fold(1usize, |len, &extent| len.checked_mul(extent));
+    let len = len.ok_or(regard_memory::Error::Overflow { what })?;
+    let mut numbers = Vec::new();
+    let bytes = len.saturating_mul(size_of::<W>());
+    numbers.try_reserve_exact(len).map_err(|_| regard_memory::Error::OutOfMemory { bytes })?;
+    numbers.resize(len, number);
+    Ok(numbers)
 }

@@ -5,6 +5,7 @@ use regard_masks::Mask;
 use regard_memory::{Arena, Tensor, TensorMut};
 use regard_threads::Pool;
 
+use crate::array::vec_of;
 use crate::{
     Differentiable, Error, Gradients, Inputs, Offset, Options, Outputs, Plan, Real, Sequences, Shape, Terms, Upstream,
 };
@@ -166,22 +167,22 @@ impl<'a, T: Real> Attention<'a, T> {
     pub fn run(&self) -> Result<Array4<T>, Error> {
         let (plan, inputs) = self.prepare()?;
         let Shape { batch, heads, queries, dim_v, .. } = plan.shape();
-        let mut out = vec![T::default(); batch * heads * queries * dim_v];
+        let mut out = vec_of("out", [batch, heads, queries, dim_v], T::default())?;
         let outputs = Outputs::new(TensorMut::contiguous(&mut out, [batch, heads, queries, dim_v])?);
         T::run(&plan, &inputs, outputs, Pool::global())?;
         Ok(array4(out, [batch, heads, queries, dim_v]))
     }
 
-    /// The result in f32, or of a call in f64 in that, and its log-sum-exp `[batch, heads, queries]`: a state, ready to be merged with that over other
-    /// keys.
+    /// The result in f32, or of a call in f64 in that, and its log-sum-exp `[batch, heads, queries]`: a state, ready to be
+    /// merged with that over other keys.
     ///
     /// # Errors
     /// As [`Attention::run`].
     pub fn state(&self) -> Result<StateArrays<T::Wide>, Error> {
         let (plan, inputs) = self.prepare()?;
         let Shape { batch, heads, queries, dim_v, .. } = plan.shape();
-        let mut out = vec![T::Wide::default(); batch * heads * queries * dim_v];
-        let mut lse = vec![T::Wide::default(); batch * heads * queries];
+        let mut out = vec_of("out", [batch, heads, queries, dim_v], T::Wide::default())?;
+        let mut lse = vec_of("lse", [batch, heads, queries, 1], T::Wide::default())?;
         let outputs = Outputs::state(
             TensorMut::contiguous(&mut out, [batch, heads, queries, dim_v])?,
             TensorMut::contiguous(&mut lse, [batch, heads, queries, 1])?,
@@ -227,7 +228,8 @@ impl<T: Differentiable> Attention<'_, T> {
     ) -> Result<GradientArrays, Error> {
         let (plan, inputs) = self.prepare()?;
         let upstream = upstream(out, lse, out_gradient, lse_gradient)?;
-        let mut gradients = GradientArrays::zeros(&inputs);
+        upstream.check(plan.shape())?;
+        let mut gradients = GradientArrays::zeros(&inputs)?;
         plan.backward(&inputs, &upstream, gradients.as_views()?, &mut Arena::new(), Pool::global())?;
         Ok(gradients)
     }
@@ -248,22 +250,23 @@ impl Attention<'_, f64> {
     ) -> Result<GradientArrays<f64>, Error> {
         let (plan, inputs) = self.prepare()?;
         let upstream = upstream(out, lse, out_gradient, lse_gradient)?;
-        let mut gradients = GradientArrays::zeros(&inputs);
+        upstream.check(plan.shape())?;
+        let mut gradients = GradientArrays::zeros(&inputs)?;
         plan.backward_f64(&inputs, &upstream, gradients.as_views()?, Pool::global())?;
         Ok(gradients)
     }
 }
 
 impl<W: Copy + Default> GradientArrays<W> {
-    fn zeros<T>(inputs: &Inputs<'_, T, W>) -> Self {
-        let zeros = |shape: [usize; 4]| Array4::from_elem(shape, W::default());
-        GradientArrays {
-            q: zeros(inputs.q.shape()),
-            k: zeros(inputs.k.shape()),
-            v: zeros(inputs.v.shape()),
-            bias: inputs.terms.bias.map(|bias| zeros(bias.shape())),
+    fn zeros<T>(inputs: &Inputs<'_, T, W>) -> Result<Self, Error> {
+        let zeros = |what, shape| Ok::<_, Error>(array4(vec_of(what, shape, W::default())?, shape));
+        Ok(GradientArrays {
+            q: zeros("gradient of queries", inputs.q.shape())?,
+            k: zeros("gradient of keys", inputs.k.shape())?,
+            v: zeros("gradient of values", inputs.v.shape())?,
+            bias: inputs.terms.bias.map(|bias| zeros("gradient of the bias", bias.shape())).transpose()?,
             sinks: inputs.terms.sinks.map(|sinks| Array1::from_elem(sinks.len(), W::default())),
-        }
+        })
     }
 
     fn as_views(&mut self) -> Result<Gradients<'_, W, W>, Error> {

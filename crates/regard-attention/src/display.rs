@@ -35,12 +35,15 @@ impl fmt::Display for Plan {
         writeln!(f, "kernels   {}, tiles of {ROWS} rows × {PANEL} keys", self.kernels.isa())?;
         for phase in self.phases.iter().filter(|phase| !phase.sequences.is_empty()) {
             let sequences = phase.sequences.len();
-            let tasks = if phase.regime == Regime::Heads { phase.units.count() } else { phase.cuts.count() };
+            let tasks = if phase.regime == Regime::Strips { phase.strips.count() } else { phase.cuts.count() };
             match phase.regime {
-                Regime::Heads => writeln!(
-                    f,
-                    "regime    heads: {tasks} tasks over {sequences} sequences; each packs one head and folds all its queries"
-                )?,
+                Regime::Strips => {
+                    let strip = phase.sequences.iter().map(|&number| self.sequences[number].strip).max().unwrap_or(0);
+                    writeln!(
+                        f,
+                        "regime    strips: {tasks} tasks over {sequences} sequences, of {strip} queries; each packs the keys that it keeps"
+                    )?;
+                }
                 Regime::Blocks => {
                     let block = phase.sequences.iter().map(|&number| self.sequences[number].block).max().unwrap_or(0);
                     writeln!(
@@ -55,7 +58,7 @@ impl fmt::Display for Plan {
                     writeln!(
                         f,
                         "regime    splits: {} tasks over {sequences} sequences, of {} keys, merged by state",
-                        splits * kv_heads,
+                        splits.saturating_mul(kv_heads),
                         keys * PANEL
                     )?;
                 }

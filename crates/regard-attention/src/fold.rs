@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use regard_kernels::{Ending, Error, Int8, Kernels, Number, Operand, PANEL, ROWS, RowState, ScoreTile, Stretch};
 use regard_masks::{BlockLayout, Gathered, Span, Spans};
-use regard_memory::{Frame, Need};
+use regard_memory::{Ahead, Frame, Need};
 
 use crate::panels::{PanelSize, Panels};
 use crate::scoring::{Keys, Scoring};
@@ -33,8 +33,9 @@ pub(crate) struct QueryBlock<'a, E: Operand> {
 
 impl<'a, E: Operand> QueryBlock<'a, E> {
     pub(crate) fn need(tiles: usize, size: PanelSize) -> Need {
-        Need::of::<E::A>(tiles * ROWS * size.steps)
-            .and(Need::of::<f32>(tiles * ROWS * size.width))
+        let rows = tiles.saturating_mul(ROWS);
+        Need::of::<E::A>(rows.saturating_mul(size.steps))
+            .and(Need::of::<f32>(rows.saturating_mul(size.width)))
             .and(Need::of::<f32>(ScoreTile::words(BLOCK * PANEL)))
             .and(Need::of::<E::B>(size.keys))
             .and(Need::of::<E::B>(size.values))
@@ -76,8 +77,9 @@ pub(crate) struct Job<'a, E: Operand> {
 }
 
 impl<E: Operand> Job<'_, E> {
-    /// For each live tile: score = Q·Kᵀ, cut at the mask's rim, softmax into the state, add P·V.
-    pub(crate) fn fold(&self, block: &mut QueryBlock<'_, E>) -> Result<(), Error> {
+    /// For each live tile: score = Q·Kᵀ, cut at the mask's rim, softmax into the state, add P·V. Meanwhile brings near what
+    /// comes after it.
+    pub(crate) fn fold(&self, block: &mut QueryBlock<'_, E>, ahead: &mut Ahead) -> Result<(), Error> {
         let size = self.head.size();
         let rows = self.layout.tile_shape();
         let all_rows = self.layout.n_q() * rows.group;
@@ -87,25 +89,26 @@ impl<E: Operand> Job<'_, E> {
             *cursor = Cursor::new(self.layout.tile(tile), self.panels.start);
         }
         let live = self.tiles.len();
+        // Few at a time: a core waits when too many are on their way.
+        let lines = ahead.lines().div_ceil(3 * live.max(1));
         let mut pieces = Pieces::default();
-        let mut from = self.panels.start;
-        // The next block of keys that any tile keeps some of. Blocks stand at fixed places: where a tile's keys are cut does
-        // not depend on the tiles beside it.
-        while let Some(next) = cursors[..live].iter().filter_map(Cursor::peek).min() {
-            from = from.max(next / BLOCK * BLOCK);
-            let until = (from / BLOCK * BLOCK + BLOCK).min(self.panels.end);
-            if next >= self.panels.end {
-                break;
-            }
+        // Block by block: the next panels that a tile keeps keys of, wherever they stand. Which these are does not depend on
+        // the tiles beside it.
+        let mut left = live > 0;
+        while std::mem::take(&mut left) {
             for (at, tile) in self.tiles.clone().enumerate() {
                 let rows = tile * ROWS..all_rows.min(tile * ROWS + ROWS);
                 pieces.clear();
-                while let Some(span) = self.take(&mut cursors[at], until) {
+                let mut panels = 0;
+                while let Some(span) = self.take(&mut cursors[at], BLOCK - panels) {
+                    panels += span.panels().len();
                     self.push(span, rows.len(), &mut pieces);
                 }
                 if pieces.count == 0 {
                     continue;
                 }
+                left = true;
+                ahead.fetch(lines);
                 scores.clear();
                 let queries = &block.queries[at * ROWS * size.steps..][..ROWS * size.steps];
                 self.kernels.score::<E>(rows.len(), size.steps, queries, pieces.stretches(), &mut scores)?;
@@ -118,6 +121,7 @@ impl<E: Operand> Job<'_, E> {
                         self.scoring.adjust(self.kernels, rows.clone(), keys, bits, piece.columns(), &mut scores)?;
                     }
                 }
+                ahead.fetch(lines);
                 let state = &mut block.states[at];
                 let sums = &mut block.sums[at * ROWS * size.width..][..ROWS * size.width];
                 self.kernels.softmax::<E>(rows.len(), self.scoring.factor, &mut scores, state)?;
@@ -126,9 +130,9 @@ impl<E: Operand> Job<'_, E> {
                     self.scoring.drop_weights::<E>(self.kernels, rows.clone(), keys, piece.columns(), &mut scores)?;
                 }
                 self.scale_weights(&rows, &pieces, &mut scores)?;
+                ahead.fetch(lines);
                 self.accumulate(&rows, &pieces, &scores, state, sums)?;
             }
-            from = until;
         }
         // The first split has them all.
         if self.panels.start == 0 && self.layout.lists() > 0 { self.fold_gathered(block) } else { Ok(()) }
@@ -207,10 +211,10 @@ impl<E: Operand> Job<'_, E> {
         Ok(())
     }
 
-    /// The next span of a tile before panel `until`, cut where a run of panels ends.
-    fn take<'s>(&self, cursor: &mut Cursor<'s>, until: usize) -> Option<Span<'s>> {
+    /// The next span of a tile, of `most` panels at most, cut where a run of panels ends.
+    fn take<'s>(&self, cursor: &mut Cursor<'s>, most: usize) -> Option<Span<'s>> {
         let next = cursor.peek()?;
-        cursor.take(until.min(self.head.run_end(next)))
+        cursor.take(self.panels.end.min(next + most).min(self.head.run_end(next)))
     }
 
     /// Adds to the pieces what a tile of so many rows scores of a span.

@@ -1,18 +1,28 @@
 //! Attention over keys and values as they come: packed for the call, then folded.
 
+use std::ops::Range;
+
 use half::{bf16, f16};
-use regard_kernels::{Bf16, F32, Number, Operand, PANEL};
-use regard_memory::{Arena, Frame, Need, Rows, Tensor, TensorMut, chunks_of};
+use regard_kernels::{Bf16, F32, Number, Operand, PANEL, ROWS};
+use regard_memory::{Ahead, Arena, Frame, Need, Rows, Tensor, TensorMut, chunks_of};
 use regard_threads::Pool;
 
 use crate::panels::{PanelSize, Panels, Run, RunMut};
 use crate::plan::{Phase, Unit};
+use crate::strip::Strip;
 use crate::task::{Failure, Fold};
 use crate::{Error, Inputs, Outputs, Plan, Regime, Shape, Terms};
 
 /// Packed keys and values of the heads in flight take at most this much (and one head at least): they are read again by
 /// every block of queries, and so are meant for the third-level cache.
 const IN_FLIGHT_BYTES: usize = 24 << 20;
+
+/// Strips that a thread takes at once: a small head's neighbour is brought near while it is computed, which is of no use to
+/// a thread that does not get it.
+const TOGETHER: usize = 64;
+
+/// Each thread takes strips at least so many times, so that the last ones do not keep the others waiting.
+const TURNS: usize = 32;
 
 /// Panels that one task packs.
 const PACKED_AT_ONCE: usize = 8;
@@ -44,7 +54,7 @@ impl Plan {
     /// ```
     /// use regard_attention::{Inputs, Options, Outputs, Plan, Shape};
     /// use regard_masks::Mask;
-    /// use regard_memory::{Arena, Tensor, TensorMut};
+    /// use regard_memory::{Ahead, Arena, Tensor, TensorMut};
     /// use regard_threads::Pool;
     ///
     /// let shape = Shape { batch: 1, heads: 2, kv_heads: 1, queries: 3, keys: 3, dim_k: 4, dim_v: 4 };
@@ -77,7 +87,7 @@ impl Plan {
     ) -> Result<(), Error> {
         inputs.check(self.shape, self.sequences.len())?;
         outputs.check(self.shape)?;
-        if self.shape.batch * self.shape.heads * self.shape.queries == 0 {
+        if self.shape.rows() == 0 {
             return Ok(());
         }
         let query = |unit: Unit, i: usize, g: usize| {
@@ -127,13 +137,13 @@ impl Plan {
             Packed { room: Room::of(fold.panels(), size), fold, queries, keys, values }
         });
         let most = packed.iter().map(|packed| packed.need(pool.threads())).fold(Need::NONE, Need::or);
-        let mut frame = scratch.frame(most.and(Need::of::<f32>(batch * heads * most_queries)))?;
+        let mut frame = scratch.frame(most.and(Need::of::<f32>(self.shape.rows())))?;
         let Outputs { mut out, lse } = outputs;
         let mut lse = match lse {
             Some(lse) => lse,
             None => {
                 let shape = [batch, heads, most_queries, 1];
-                TensorMut::contiguous(frame.take(batch * heads * most_queries), shape)?
+                TensorMut::contiguous(frame.take(self.shape.rows()), shape)?
             }
         };
         self.clear_dead(&mut out, &mut lse);
@@ -176,21 +186,26 @@ impl<'a, T: Element, E: Operand> Packed<'_, 'a, T, E> {
         self.fold.phase
     }
 
-    /// Units whose panels are there at once: one a thread where each packs its own, else what the cache holds.
-    fn in_flight(&self, threads: usize) -> usize {
-        match self.phase().regime {
-            Regime::Heads => threads,
-            _ => (IN_FLIGHT_BYTES / self.room.need::<E>().bytes().max(1)).clamp(1, self.fold.units().max(1)),
-        }
+    /// Units whose panels are there at once: what the cache holds.
+    fn in_flight(&self) -> usize {
+        (IN_FLIGHT_BYTES / self.room.need::<E>().bytes().max(1)).clamp(1, self.fold.units().max(1))
     }
 
     fn need(&self, threads: usize) -> Need {
         if self.fold.units() == 0 {
             return Need::NONE;
         }
-        let in_flight = self.in_flight(threads);
-        let general = self.room.need::<E>().times(in_flight).and(self.fold.need(in_flight, threads));
-        if self.phase().regime == Regime::Heads { general.or(self.small_need().times(threads)) } else { general }
+        if self.phase().regime == Regime::Strips {
+            return self.strip_need().times(threads);
+        }
+        let in_flight = self.in_flight();
+        self.room.need::<E>().times(in_flight).and(self.fold.need(in_flight, threads))
+    }
+
+    /// Scratch of a strip.
+    fn strip_need(&self) -> Need {
+        let panels = Strip::<T, E>::need(self.fold.held(), self.fold.panels(), self.room.size);
+        panels.and(self.fold.worker_need()).or(self.small_need())
     }
 
     /// A unit's keys and values.
@@ -217,10 +232,10 @@ impl<'a, T: Element, E: Operand> Packed<'_, 'a, T, E> {
         if self.fold.units() == 0 {
             return Ok(());
         }
-        if self.phase().regime == Regime::Heads {
-            return self.run_heads(query, out, lse, frame, pool);
+        if self.phase().regime == Regime::Strips {
+            return self.run_strips(query, out, lse, frame, pool);
         }
-        let in_flight = self.in_flight(pool.threads());
+        let in_flight = self.in_flight();
         let (mut out, mut lse) = (out, lse);
         for first in (0..self.fold.units()).step_by(in_flight) {
             let units = first..self.fold.units().min(first + in_flight);
@@ -236,8 +251,8 @@ impl<'a, T: Element, E: Operand> Packed<'_, 'a, T, E> {
         Ok(())
     }
 
-    /// Each task packs a unit for itself.
-    fn run_heads<'d, O: Number>(
+    /// Each task packs what it reads for itself.
+    fn run_strips<'d, O: Number>(
         &self,
         query: impl Fn(Unit, usize, usize) -> &'d [T] + Sync,
         out: TensorMut<'_, O>,
@@ -248,25 +263,67 @@ impl<'a, T: Element, E: Operand> Packed<'_, 'a, T, E> {
     where
         T: 'd,
     {
-        let (failure, cuts) = (Failure::default(), &self.phase().units);
-        let each = self.room.need::<E>().and(self.fold.worker_need()).or(self.small_need());
-        let workers = frame.split(pool.threads(), each);
+        let (failure, cuts) = (Failure::default(), &self.phase().strips);
+        let kv_heads = self.fold.plan.shape.kv_heads;
+        let workers = frame.split(pool.threads(), self.strip_need());
         let parts = (out.cut(self.fold.group, cuts)?, lse.cut(self.fold.group, cuts)?);
-        pool.run_in(workers, parts, |frame, index, (mut out, mut lse)| {
+        let together = (cuts.count() / (TURNS * pool.threads())).clamp(1, TOGETHER);
+        pool.run_together(workers, parts, together, |frame, index, (mut out, mut lse)| {
+            let (stretch, head, strip) = cuts.place(index);
+            let index = stretch * kv_heads + head;
             let unit = self.fold.unit(index);
-            failure.catch(|| {
-                let mut frame = frame.scope();
-                if let Some(queries) = self.queries.filter(|_| self.is_small(unit)) {
-                    return self.small(unit, index, queries, &mut frame, &mut out, &mut lse);
-                }
-                let mut panels = self.room.take::<E>(&mut frame, 1);
-                let (keys, values) = self.source(unit);
-                panels.write(self.fold.plan.kernels, 0, keys, values)?;
-                let query = |i, g| query(unit, i, g);
-                self.fold.whole(&mut frame, Panels::Whole(panels.into_run()), unit, query, &mut out, &mut lse)
+            failure.catch(|| match self.queries.filter(|_| self.is_small(unit)) {
+                Some(queries) => self.small(unit, index, queries, &mut frame.scope(), &mut out, &mut lse),
+                None => self.strip(unit, strip, &query, &mut frame.scope(), &mut out, &mut lse),
             });
         });
         failure.into_result()
+    }
+
+    /// One strip, block by block.
+    fn strip<'d, O: Number>(
+        &self,
+        unit: Unit,
+        strip: usize,
+        query: impl Fn(Unit, usize, usize) -> &'d [T],
+        frame: &mut Frame<'_>,
+        out: &mut TensorMut<'_, O>,
+        lse: &mut TensorMut<'_, f32>,
+    ) -> Result<(), Error>
+    where
+        T: 'd,
+    {
+        let (plan, group) = (self.fold.plan, self.fold.group);
+        let sequence = &plan.sequences[unit.sequence];
+        let layout = plan.layout(unit.sequence, unit.head);
+        let mut panels = Strip::<T, E>::take(frame, plan.kernels, sequence.held, self.room.size, self.source(unit));
+        let all = strip * sequence.strip..((strip + 1) * sequence.strip).min(sequence.queries.len());
+        let tiles_of = |queries: Range<usize>| queries.start * group / ROWS..(queries.end * group).div_ceil(ROWS);
+        for first in all.clone().step_by(sequence.block) {
+            let queries = first..all.end.min(first + sequence.block);
+            panels.ask(layout, tiles_of(queries.clone()))?;
+            let mut ahead = Ahead::default();
+            for g in 0..group {
+                let place = queries.start - all.start..queries.end - all.start;
+                let rows = out.rows_mut(0, g);
+                let columns = 0..rows.cols();
+                ahead.write(&mut rows.block(place, columns));
+            }
+            let next = queries.end..all.end.min(queries.end + sequence.block);
+            if !next.is_empty() {
+                panels.bring_near(layout, tiles_of(next.clone()), &mut ahead);
+                if let Some(queries) = &self.queries {
+                    for g in 0..group {
+                        let rows = queries.rows(sequence.batch, unit.head * group + g);
+                        let first = sequence.queries.start;
+                        ahead.read(rows.block(first + next.start..first + next.end, 0..rows.cols()));
+                    }
+                }
+            }
+            let (head, query) = (panels.panels(), |i, g| query(unit, i, g));
+            self.fold.block(&mut frame.scope(), head, unit, None, queries, query, all.start, out, lse, &mut ahead)?;
+        }
+        Ok(())
     }
 
     /// Packs units, all cores together, chunk by chunk.

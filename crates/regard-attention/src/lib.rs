@@ -44,6 +44,7 @@ mod sequence;
 mod shape;
 mod small;
 mod state;
+mod strip;
 mod task;
 mod terms;
 

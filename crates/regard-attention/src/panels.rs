@@ -39,13 +39,15 @@ pub(crate) enum Panels<'a, E: Operand> {
     Whole(Run<'a, E>),
     /// A run a page.
     Paged(HeadPages<'a>),
+    /// Those that a strip holds, and the place of each panel among them.
+    Strip(Run<'a, E>, &'a [u32]),
 }
 
 impl<'a, E: Operand> Panels<'a, E> {
     /// How many words a panel takes.
     pub(crate) fn size(&self) -> PanelSize {
         match self {
-            Panels::Whole(run) => run.size,
+            Panels::Whole(run) | Panels::Strip(run, _) => run.size,
             Panels::Paged(pages) => pages.format.size,
         }
     }
@@ -55,6 +57,10 @@ impl<'a, E: Operand> Panels<'a, E> {
         match self {
             Panels::Whole(_) => usize::MAX,
             Panels::Paged(_) => (panel / PAGE_PANELS + 1) * PAGE_PANELS,
+            Panels::Strip(_, places) => {
+                let next_to = |pair: &&[u32]| pair[1] == pair[0].wrapping_add(1);
+                panel + 1 + places[panel..].windows(2).take_while(next_to).count()
+            }
         }
     }
 
@@ -66,6 +72,10 @@ impl<'a, E: Operand> Panels<'a, E> {
                 let page = panels.start / PAGE_PANELS;
                 let first = page * PAGE_PANELS;
                 pages.page(page).part(panels.start - first..panels.end - first)
+            }
+            Panels::Strip(run, places) => {
+                let first = places[panels.start] as usize;
+                run.part(first..first + panels.len())
             }
         }
     }
@@ -156,6 +166,24 @@ impl<'a, E: Operand> RunMut<'a, E> {
             done += count;
         }
         Ok(())
+    }
+
+    /// One of the panels.
+    pub(crate) fn part_mut(&mut self, panel: usize) -> RunMut<'_, E> {
+        let (size, scales) = (self.size, panel * self.size.scales..(panel + 1) * self.size.scales);
+        RunMut {
+            size,
+            keys: &mut self.keys[panel * size.keys..][..size.keys],
+            values: &mut self.values[panel * size.values..][..size.values],
+            scales: (&mut self.scales.0[scales.clone()], &mut self.scales.1[scales]),
+            wild: &mut self.wild[panel..panel + 1],
+        }
+    }
+
+    /// The same to be read for a while.
+    pub(crate) fn as_run(&self) -> Run<'_, E> {
+        let scales = (&*self.scales.0, &*self.scales.1);
+        Run { size: self.size, keys: self.keys, values: self.values, scales, wild: self.wild }
     }
 
     /// The same to be read.

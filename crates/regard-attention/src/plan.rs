@@ -6,20 +6,23 @@ use std::f64::consts::LOG2_E;
 use std::ops::Range;
 use std::sync::OnceLock;
 
-use regard_kernels::{Adjustment, Kernels, ROWS};
+use regard_kernels::{Adjustment, Kernels, PANEL, ROWS};
 use regard_masks::{BlockLayout, Gather, Mask, TileShape};
 use regard_memory::Cuts;
 use regard_simd::Isa;
 
 use crate::backward::BackwardPlan;
-use crate::sequence::{find_dead, lay_out};
+use crate::sequence::{find_dead, lay_out, reserve};
+use crate::strip::{panels_of_a_block, tiles_of};
 use crate::{Dropout, Error, Options, Regime, Sequence, Sequences, Shape};
-
-/// What gathering costs, in rims: a rim of 64 keys takes a tile half a microsecond, and a key is copied in 0.1.
-const GATHER: Gather = Gather { rim: 1.0, panel: 1.2, key: 0.25 };
 
 /// Runs of a row up to which keys are not scattered: windows, prefixes, and what is between them.
 const FEW_RUNS: usize = 3;
+
+/// Whether a row of a mask may have more.
+fn scatters(mask: &Mask) -> bool {
+    mask.max_runs(usize::MAX) > FEW_RUNS
+}
 
 /// Attention of one shape and mask, decided once and run many times.
 ///
@@ -64,7 +67,7 @@ pub(crate) struct Layouts {
 impl Layouts {
     /// The number of the layout of a sequence and head.
     pub(crate) fn number(&self, sequence: usize, head: usize, kv_heads: usize) -> usize {
-        self.of.get(sequence * kv_heads + head).map_or(0, |&number| number as usize)
+        self.of.get(sequence.saturating_mul(kv_heads).saturating_add(head)).map_or(0, |&number| number as usize)
     }
 
     /// The layout of a sequence and head.
@@ -81,8 +84,8 @@ pub(crate) struct Phase {
     pub sequences: Vec<usize>,
     /// Their rows of queries, by block.
     pub cuts: Cuts,
-    /// Where a task is a head: their rows of queries, by sequence.
-    pub units: Cuts,
+    /// Where a task is a strip: their rows of queries, by strip.
+    pub strips: Cuts,
 }
 
 impl Phase {
@@ -140,14 +143,14 @@ impl Plan {
             sequences: Vec::new(),
             dead: Vec::new(),
             mask_varies: mask.batch()? > 1 || mask.heads()? > 1,
-            mask_scatters: mask.max_runs(usize::MAX) > FEW_RUNS,
+            mask_scatters: scatters(mask),
             layouts: Layouts::default(),
             backward: OnceLock::new(),
             phases: Regime::ALL.map(|regime| Phase {
                 regime,
                 sequences: Vec::new(),
                 cuts: Cuts::default(),
-                units: Cuts::default(),
+                strips: Cuts::default(),
             }),
         };
         plan.decide()?;
@@ -158,7 +161,8 @@ impl Plan {
     /// the layout's capacity suffices.
     ///
     /// # Errors
-    /// The plan has lengths or segments of its own, or the layout cannot be compiled; the plan stays as it was.
+    /// The plan has lengths or segments of its own that do not fit these numbers, or the layout cannot be compiled; the plan
+    /// stays as it was.
     pub fn resize(&mut self, queries: usize, keys: usize) -> Result<(), Error> {
         self.change(|plan| {
             (plan.shape.queries, plan.shape.keys) = (queries, keys);
@@ -226,23 +230,24 @@ impl Plan {
         laid_out?;
         self.backward = OnceLock::new();
         let queries = self.sequences.iter().map(|sequence| (sequence.batch, sequence.queries.clone()));
-        find_dead((self.shape.batch, self.shape.queries), queries, &mut self.dead);
+        find_dead((self.shape.batch, self.shape.queries), queries, &mut self.dead)?;
         self.compile()?;
+        self.find_strips();
         for phase in &mut self.phases {
             let of_phase = |sequence: &&Sequence| sequence.regime() == phase.regime && !sequence.queries.is_empty();
             phase.sequences.clear();
             // Room for all in every phase: a sequence that grows goes from one to another.
             phase.sequences.reserve(self.sequences.len());
             phase.cuts.reserve(self.sequences.len());
-            phase.units.reserve(self.sequences.len());
+            phase.strips.reserve(self.sequences.len());
             let numbers = self.sequences.iter().enumerate().filter(|(_, sequence)| of_phase(sequence));
             phase.sequences.extend(numbers.map(|(number, _)| number));
             let chosen = || self.sequences.iter().filter(of_phase);
             let blocks = chosen().map(|sequence| (sequence.batch, sequence.queries.clone(), sequence.block));
             phase.cuts.set(self.shape.kv_heads, blocks)?;
-            if phase.regime == Regime::Heads {
-                let wholes = chosen().map(|s| (s.batch, s.queries.clone(), s.queries.len()));
-                phase.units.set(self.shape.kv_heads, wholes)?;
+            if phase.regime == Regime::Strips {
+                let strips = chosen().map(|sequence| (sequence.batch, sequence.queries.clone(), sequence.strip));
+                phase.strips.set(self.shape.kv_heads, strips)?;
             }
         }
         // Sequences of different regimes must not share queries either; each phase has checked its own.
@@ -256,15 +261,49 @@ impl Plan {
     /// Compiles the layouts: one where all sequences are alike, else one for each that differs.
     fn compile(&mut self) -> Result<(), Error> {
         let mut layouts = std::mem::take(&mut self.layouts);
-        let compiled = self.lay_out_keys(Some(GATHER), &mut layouts);
+        let compiled = self.lay_out_keys(Some(self.options.crossovers.gather), &mut layouts);
         self.layouts = layouts;
         compiled
+    }
+
+    /// Cuts into strips what the mask lets: sequences whose blocks of queries keep few keys each.
+    fn find_strips(&mut self) {
+        let (kv_heads, group) = (self.shape.kv_heads, self.shape.group());
+        let most = self.options.crossovers.keys_of_a_strip / PANEL;
+        // Neighbours mostly have the same layout.
+        let mut last = None;
+        for (number, sequence) in self.sequences.iter_mut().enumerate() {
+            if sequence.regime() != Regime::Blocks {
+                continue;
+            }
+            let tiles = tiles_of(sequence.block, group);
+            let mut of_head = |head| {
+                let layout = self.layouts.number(number, head, kv_heads);
+                match last {
+                    Some((of, held)) if of == (layout, tiles) => held,
+                    _ => {
+                        let held = panels_of_a_block(&self.layouts.all[layout], tiles, most);
+                        last = Some(((layout, tiles), held));
+                        held
+                    }
+                }
+            };
+            let layouts = if self.layouts.of.is_empty() { self.layouts.all.len().min(1) } else { kv_heads };
+            let held = (0..layouts).try_fold(0, |held, head| Some(held.max(of_head(head)?)));
+            if let Some(held) = held {
+                sequence.cut_into_strips(held);
+            }
+        }
     }
 
     pub(crate) fn lay_out_keys(&self, gather: Option<Gather>, layouts: &mut Layouts) -> Result<(), Error> {
         let (tile, group) = (self.tile_shape(), self.shape.group());
         let size = |sequence: &Sequence| (sequence.queries.len(), sequence.keys.len(), sequence.offset);
-        let gather = gather.filter(|_| self.mask_scatters);
+        // Of each layout by itself: what others in the batch keep must change nothing.
+        let scatters = |masks: &[Mask]| match self.mask_varies {
+            true => masks.iter().any(scatters),
+            false => self.mask_scatters,
+        };
         let alike = self.sequences.windows(2).all(|pair| size(&pair[0]) == size(&pair[1]));
         layouts.of.clear();
         if alike && !self.mask_varies {
@@ -274,9 +313,11 @@ impl Plan {
                 layouts.all.push(BlockLayout::new());
             }
             let masks = std::slice::from_ref(&self.mask);
+            let gather = gather.filter(|_| scatters(masks));
             return Ok(layouts.all[0].compile_with(masks, queries, keys, offset, tile, gather)?);
         }
         layouts.all.clear();
+        reserve(&mut layouts.of, self.sequences.len().saturating_mul(self.shape.kv_heads))?;
         let mut known = HashMap::new();
         for sequence in &self.sequences {
             for head in 0..self.shape.kv_heads {
@@ -289,6 +330,7 @@ impl Plan {
                     Entry::Occupied(entry) => *entry.get(),
                     Entry::Vacant(entry) => {
                         let mut layout = BlockLayout::new();
+                        let gather = gather.filter(|_| scatters(&entry.key().3));
                         layout.compile_with(&entry.key().3, queries, keys, offset, tile, gather)?;
                         layouts.all.push(layout);
                         *entry.insert(layouts.all.len() as u32 - 1)
@@ -333,9 +375,12 @@ impl Plan {
 
     /// (query, key) pairs that the mask keeps, over all sequences and query heads.
     pub fn live_pairs(&self) -> u64 {
-        let units = |sequence| (0..self.shape.kv_heads).map(move |head| (sequence, head));
-        let all = (0..self.sequences.len()).flat_map(units);
-        all.map(|(sequence, head)| self.layout(sequence, head).cost().live).sum()
+        let live: Vec<u64> = self.layouts.all.iter().map(|layout| layout.cost().live).collect();
+        if self.layouts.of.is_empty() {
+            let units = self.sequences.len().saturating_mul(self.shape.kv_heads) as u64;
+            return live.first().map_or(0, |live| live.saturating_mul(units));
+        }
+        self.layouts.of.iter().map(|&number| live[number as usize]).fold(0, u64::saturating_add)
     }
 
     /// (query, key) pairs of all sequences and query heads, live or not.
@@ -346,7 +391,7 @@ impl Plan {
 
     /// Floating-point operations of a call: for each live pair two for each dimension of a key, and of a value.
     pub fn flops(&self) -> f64 {
-        2.0 * self.live_pairs() as f64 * (self.shape.dim_k + self.shape.dim_v) as f64
+        2.0 * self.live_pairs() as f64 * (self.shape.dim_k as f64 + self.shape.dim_v as f64)
     }
 
     /// The scores' way from the product to the softmax, where there is more to it than a factor.

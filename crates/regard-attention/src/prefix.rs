@@ -6,8 +6,9 @@ use regard_memory::{Arena, Need, Tensor, TensorMut};
 use regard_threads::Pool;
 
 use crate::shape::expect;
+use crate::state::merge_row;
 use crate::task::with_sink;
-use crate::{Element, Error, Inputs, Offset, Options, Outputs, Plan, Sequences, Shape, Terms, merge};
+use crate::{Element, Error, Inputs, Offset, Options, Outputs, Plan, Sequences, Shape, Terms};
 
 /// Attention of a batch whose sequences share their first keys. The queries of all sequences are the rows of one call over
 /// the prefix, so that its keys and values are read once and not once a sequence; each sequence's own keys follow, and the
@@ -105,11 +106,11 @@ impl SharedPrefix {
         if bias.is_some() || slopes.is_some() {
             return Err(Error::Unshared);
         }
-        let all = batch * heads * queries;
+        let all = self.own.shape.rows();
         if all == 0 {
             return Ok(());
         }
-        let state = Need::of::<f32>(all * dim_v).and(Need::of::<f32>(all));
+        let state = Need::of::<f32>(all.saturating_mul(dim_v)).and(Need::of::<f32>(all));
         let mut frame = self.states.frame(state.times(2))?;
         let (prefix_out, prefix_lse) = (frame.take::<f32>(all * dim_v), frame.take::<f32>(all));
         let (own_out, own_lse) = (frame.take::<f32>(all * dim_v), frame.take::<f32>(all));
@@ -134,9 +135,10 @@ impl SharedPrefix {
                 for i in 0..queries {
                     let (own_row, row) = ((b * heads + h) * queries + i, h * rows + b * queries + i);
                     let sum = &mut own_out[own_row * dim_v..][..dim_v];
-                    let whole = merge(sum, own_lse[own_row], &prefix_out[row * dim_v..][..dim_v], prefix_lse[row]);
+                    let whole = merge_row(sum, own_lse[own_row], &prefix_out[row * dim_v..][..dim_v], prefix_lse[row]);
                     let (weight, whole) = with_sink(whole, sinks.map_or(f32::NEG_INFINITY, |sinks| sinks[h]));
-                    self.own.kernels.store_scaled(sum, weight, out.rows_mut(b, h).row_mut(i))?;
+                    let to = out.rows_mut(b, h).block(i..i + 1, 0..dim_v);
+                    self.own.kernels.store_sum(&[&*sum], dim_v, weight, to)?;
                     if let Some(lse) = &mut lse {
                         lse.rows_mut(b, h).row_mut(i)[0] = whole;
                     }

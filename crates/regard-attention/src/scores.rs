@@ -2,6 +2,7 @@
 
 use ndarray::Array4;
 
+use crate::array::vec_of;
 use crate::double::{ALL, Row, Softmax};
 use crate::{Error, Inputs, Plan, Real, Sequence};
 
@@ -69,7 +70,7 @@ impl Plan {
         within("chosen rows", "seq", rows, self.shape.queries)?;
         let shape = [batch.len(), heads.len(), rows.len(), self.shape.keys];
         let nothing = T::wide(if stage == Stage::Weights { 0.0 } else { f64::NEG_INFINITY });
-        let mut scores = vec_of(shape, nothing)?;
+        let mut scores = vec_of("scores", shape, nothing)?;
         let each =
             batch.iter().flat_map(|b| heads.iter().flat_map(move |h| rows.iter().map(move |row| (*b, *h, *row))));
         // Without keys there is nothing to be written.
@@ -104,15 +105,4 @@ fn within(tensor: &'static str, axis: &'static str, chosen: &[usize], extent: us
         Some(&has) => Err(Error::Axis { tensor, axis, has, expected: format!("less than {extent}") }),
         None => Ok(()),
     }
-}
-
-/// As many of a number as a shape has, if there is memory for them.
-fn vec_of<W: Clone>(shape: [usize; 4], number: W) -> Result<Vec<W>, Error> {
-    let len = shape.iter().try_fold(1usize, |len, &extent| len.checked_mul(extent));
-    let len = len.ok_or(regard_memory::Error::Overflow { what: "scores" })?;
-    let mut numbers = Vec::new();
-    let bytes = len.saturating_mul(size_of::<W>());
-    numbers.try_reserve_exact(len).map_err(|_| regard_memory::Error::OutOfMemory { bytes })?;
-    numbers.resize(len, number);
-    Ok(numbers)
 }

@@ -90,7 +90,7 @@ impl<'a> Scoring<'a> {
         };
         let slope = self.terms.slopes.map_or(0.0, |slopes| slopes[self.first_head + r % self.group]);
         // In integers first: the difference is small where the positions are not.
-        let distance = (r / self.group) as i64 + self.offset - first_key as i64;
+        let distance = ((r / self.group) as i64).saturating_add(self.offset).saturating_sub(first_key as i64);
         RowAdjustment { bias, slope, distance: distance as f32 }
     }
 
@@ -159,6 +159,7 @@ impl<'a> Scoring<'a> {
 
     /// [`Scoring::dropout`] of the rows of a tile.
     pub(crate) fn dropout_rows(&self, rows: Range<usize>) -> Option<[DropoutRow; ROWS]> {
+        self.dropout?;
         let mut each = [DropoutRow::new(0, 0, 0, 0, 0.0); ROWS];
         for (each, r) in each.iter_mut().zip(rows) {
             *each = self.dropout(r)?;

@@ -3,36 +3,49 @@
 use std::ops::Range;
 
 use regard_kernels::{PANEL, ROWS};
+use regard_masks::Gather;
 
 use crate::fold::{BLOCK, TILES};
+use crate::strip;
 use crate::{Error, Offset, Options, Segment, Sequences, Shape};
 
 /// Where the regimes of a plan cross. The default stands for what `regard bench --crossovers` measures; another one is
 /// for measuring it, or for a machine with other caches. Splitting elsewhere rounds elsewhere: results are the same to the
 /// bit only between plans with the same crossovers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Crossovers {
-    /// Keys up to which a task packs a head for itself ([`Regime::Heads`]): its panels then stay in that core's
-    /// second-level cache (512 keys of 64 dimensions are 256 KiB of keys and values), and no core waits for another's
-    /// packing.
+    /// Keys up to which a head is one strip ([`Regime::Strips`]): its panels then stay in that core's second-level cache
+    /// (512 keys of 64 dimensions are 256 KiB of keys and values), and no core waits for another's packing.
     pub keys_of_a_head: usize,
+    /// Keys up to which longer sequences are cut into strips, if no block of their queries keeps more of them.
+    pub keys_of_a_strip: usize,
     /// Keys that few queries fold at once, in whole panels of 64 and one at least: more are split ([`Regime::Splits`]).
     /// 1024 are enough that merging a split (a row of `dim_v`) costs under a percent, and few enough that a single head of
     /// 4096 keys keeps four cores busy.
     pub keys_of_a_split: usize,
+    /// What scattered keys cost as rims of a tile, and gathered into panels of their own. The default counts in rims: one of
+    /// 64 keys takes a tile half a microsecond, and a key is copied in a tenth.
+    pub gather: Gather,
 }
 
 impl Default for Crossovers {
     fn default() -> Self {
-        Crossovers { keys_of_a_head: 512, keys_of_a_split: BLOCK * PANEL }
+        Crossovers {
+            keys_of_a_head: 512,
+            keys_of_a_strip: 18 * PANEL,
+            keys_of_a_split: BLOCK * PANEL,
+            gather: Gather { rim: 1.0, panel: 1.2, key: 0.25 },
+        }
     }
 }
 
-/// How the work on a sequence is cut into tasks. Chosen from its own sizes, never from the batch or the threads.
+/// How the work on a sequence is cut into tasks. Chosen from its own sizes and the mask, never from the batch or the
+/// threads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Regime {
-    /// A task is a key/value head: it packs the head's keys and folds all its queries.
-    Heads,
+    /// A task is a strip of the queries of a key/value head, all of them where there are few keys: it packs the keys that
+    /// they keep for itself.
+    Strips,
     /// All cores pack the heads in flight, then a task is a block of queries.
     Blocks,
     /// Few queries: a task is a split of the keys, and the splits' states are merged.
@@ -40,7 +53,7 @@ pub enum Regime {
 }
 
 impl Regime {
-    pub(crate) const ALL: [Regime; 3] = [Regime::Heads, Regime::Blocks, Regime::Splits];
+    pub(crate) const ALL: [Regime; 3] = [Regime::Strips, Regime::Blocks, Regime::Splits];
 }
 
 /// One sequence of a call.
@@ -60,13 +73,17 @@ pub struct Sequence {
     pub(crate) splits: usize,
     /// Panels of such a part.
     pub(crate) split_panels: usize,
+    /// Queries of a strip.
+    pub(crate) strip: usize,
+    /// Panels that a strip holds at once.
+    pub(crate) held: usize,
     regime: Regime,
 }
 
 impl Sequence {
     fn new(segment: Segment, offset: Option<i64>, group: usize, crossovers: Crossovers) -> Sequence {
         let Segment { batch, queries, keys } = segment;
-        let offset = offset.unwrap_or(keys.len() as i64 - queries.len() as i64);
+        let offset = offset.unwrap_or_else(|| at_end(queries.len(), keys.len()));
         let block = block_queries(group).min(queries.len().max(1));
         let few = queries.len() <= block;
         let split_panels = crossovers.keys_of_a_split.div_ceil(PANEL).max(1);
@@ -74,11 +91,21 @@ impl Sequence {
         let regime = if splits > 1 {
             Regime::Splits
         } else if keys.len() <= crossovers.keys_of_a_head {
-            Regime::Heads
+            Regime::Strips
         } else {
             Regime::Blocks
         };
-        Sequence { batch, queries, keys, offset, block, splits, split_panels, regime }
+        let (strip, held) = (queries.len().max(1), keys.len().div_ceil(PANEL));
+        Sequence { batch, queries, keys, offset, block, splits, split_panels, strip, held, regime }
+    }
+
+    /// Cuts a sequence whose blocks of queries keep at most `held` panels each into strips, if it has room for several.
+    pub(crate) fn cut_into_strips(&mut self, held: usize) {
+        let strip = held.saturating_mul(PANEL * strip::LENGTH).max(1).checked_next_multiple_of(self.block);
+        let Some(strip) = strip else { return };
+        if self.queries.len() / 2 >= strip {
+            (self.regime, self.strip, self.held) = (Regime::Strips, strip, held);
+        }
     }
 
     /// How the work is cut.
@@ -96,6 +123,12 @@ impl Sequence {
         let (panels, split) = (self.panels(), self.split_panels);
         if self.splits == 1 { 0..panels } else { number * split..((number + 1) * split).min(panels) }
     }
+}
+
+/// The offset that puts the last query at the last key.
+fn at_end(queries: usize, keys: usize) -> i64 {
+    let offset = keys as i128 - queries as i128;
+    offset.clamp(i64::MIN.into(), i64::MAX.into()) as i64
 }
 
 /// Queries of a block: as many as fill [`TILES`] tiles, ending where a tile does.
@@ -137,6 +170,7 @@ pub(crate) fn lay_out(shape: Shape, options: &Options, sequences: &mut Vec<Seque
         }
     }
     sequences.clear();
+    reserve(sequences, count)?;
     for index in 0..count {
         let segment = match &options.sequences {
             Sequences::Whole => Segment { batch: index, queries: 0..queries, keys: 0..keys },
@@ -164,6 +198,12 @@ pub(crate) fn lay_out(shape: Shape, options: &Options, sequences: &mut Vec<Seque
     Ok(())
 }
 
+/// Makes room for so many elements in all.
+pub(crate) fn reserve<T>(list: &mut Vec<T>, count: usize) -> Result<(), Error> {
+    let out_of_memory = |_| regard_memory::Error::OutOfMemory { bytes: count.saturating_mul(size_of::<T>()) };
+    Ok(list.try_reserve(count.saturating_sub(list.len())).map_err(out_of_memory)?)
+}
+
 fn wrong(tensor: &'static str, axis: &'static str, has: usize, expected: String) -> Error {
     Error::Axis { tensor, axis, has, expected }
 }
@@ -173,14 +213,15 @@ pub(crate) fn find_dead(
     (batch, rows): (usize, usize),
     stretches: impl Iterator<Item = (usize, Range<usize>)> + Clone,
     dead: &mut Vec<(usize, Range<usize>)>,
-) {
+) -> Result<(), Error> {
     dead.clear();
     // The common case allocates nothing: each batch entry is one stretch.
-    if stretches.clone().eq((0..batch).map(|entry| (entry, 0..rows))) {
-        return;
+    if rows == 0 || stretches.clone().eq((0..batch).map(|entry| (entry, 0..rows))) {
+        return Ok(());
     }
     let mut order: Vec<_> = stretches.filter(|(_, rows)| !rows.is_empty()).collect();
     order.sort_by_key(|(batch, rows)| (*batch, rows.start));
+    reserve(dead, batch.saturating_add(order.len()))?;
     let mut order = order.into_iter().peekable();
     for batch in 0..batch {
         let mut from = 0;
@@ -191,4 +232,5 @@ pub(crate) fn find_dead(
         dead.push((batch, from..rows));
     }
     dead.retain(|(_, rows)| !rows.is_empty());
+    Ok(())
 }

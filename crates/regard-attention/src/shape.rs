@@ -33,6 +33,11 @@ impl Shape {
         self.heads.checked_div(self.kv_heads).unwrap_or(1).max(1)
     }
 
+    /// Rows of queries under all heads; `usize::MAX` where they cannot be counted.
+    pub(crate) fn rows(&self) -> usize {
+        self.batch.saturating_mul(self.heads).saturating_mul(self.queries)
+    }
+
     /// The shape of a call with these tensors.
     ///
     /// # Errors

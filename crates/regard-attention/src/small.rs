@@ -4,7 +4,7 @@ use std::any::TypeId;
 
 use regard_kernels::{Bf16, F32, Number, Operand, PANEL, ROWS, SmallHead};
 use regard_masks::Span;
-use regard_memory::{Frame, Need, Tensor, TensorMut};
+use regard_memory::{Ahead, Frame, Need, Tensor, TensorMut};
 
 use crate::forward::Packed;
 use crate::plan::Unit;
@@ -20,13 +20,15 @@ impl<T: Element, E: Operand> Packed<'_, '_, T, E> {
         // The kernel reads operands of 32-bit words.
         let operand = [TypeId::of::<F32>(), TypeId::of::<Bf16>()].contains(&TypeId::of::<E>());
         let layout = plan.layout(unit.sequence, unit.head);
-        operand && plan.sequences[unit.sequence].keys.len() <= KEYS && layout.lists() == 0 && self.fold.is_plain()
+        let sequence = &plan.sequences[unit.sequence];
+        let whole = sequence.strip >= sequence.queries.len();
+        operand && whole && sequence.keys.len() <= KEYS && layout.lists() == 0 && self.fold.is_plain()
     }
 
     /// The most scratch that a small unit takes.
     pub(crate) fn small_need(&self) -> Need {
         let (plan, phase) = (self.fold.plan, self.fold.phase);
-        if phase.regime != Regime::Heads {
+        if phase.regime != Regime::Strips {
             return Need::NONE;
         }
         let sequences = phase.sequences.iter().map(|&number| &plan.sequences[number]);
@@ -66,11 +68,13 @@ impl<T: Element, E: Operand> Packed<'_, '_, T, E> {
             let live = if all { None } else { Some(self.bits_of_head(unit, g, panels, bits)) };
             // The next head's numbers come near while this one is computed.
             let next = (g + 1 == group && index + 1 < self.fold.units()).then(|| self.fold.unit(index + 1));
-            let ahead = next.map(|next| (self.source(next), rows_of(next, 0)));
-            let ahead = ahead.map(|((keys, values), queries)| [queries, keys, values]);
-            let ahead = ahead.as_ref().map_or(&[][..], |ahead| &ahead[..]);
+            let mut ahead = Ahead::default();
+            if let Some(next) = next {
+                let (keys, values) = self.source(next);
+                [rows_of(next, 0), keys, values].into_iter().for_each(|rows| ahead.read(rows));
+            }
             let factor = (plan.scale * std::f64::consts::LOG2_E) as f32;
-            head.attend(rows_of(unit, g), factor, live, out.rows_mut(0, g), Some(lse.rows_mut(0, g)), ahead)?;
+            head.attend(rows_of(unit, g), factor, live, out.rows_mut(0, g), Some(lse.rows_mut(0, g)), &mut ahead)?;
         }
         Ok(())
     }

@@ -1,5 +1,7 @@
 //! Partial results of attention, and how two of them become one.
 
+use crate::Error;
+
 /// Attention over some of the keys: `out` is already divided by the softmax sum, `lse` is its logarithm.
 ///
 /// Rows lie one after the other: `out` is `[rows, dim_v]`, `lse` is `[rows]` (natural logarithm, −∞ for a row that has
@@ -14,8 +16,11 @@ pub struct State {
 
 impl State {
     /// The state of rows that have seen no key: the neutral element of merging.
+    ///
+    /// # Panics
+    /// There is no memory for it.
     pub fn empty(rows: usize, dim_v: usize) -> State {
-        State { out: vec![0.0; rows * dim_v], lse: vec![f32::NEG_INFINITY; rows] }
+        State { out: vec![0.0; rows.saturating_mul(dim_v)], lse: vec![f32::NEG_INFINITY; rows] }
     }
 
     /// Takes in the state of the same rows over other keys.
@@ -25,19 +30,23 @@ impl State {
     ///
     /// // One key each, with scores ln 1 and ln 3: the weights are ¼ and ¾.
     /// let mut state = State { out: vec![0.0], lse: vec![0.0] };
-    /// state.merge(&State { out: vec![8.0], lse: vec![3f32.ln()] });
+    /// state.merge(&State { out: vec![8.0], lse: vec![3f32.ln()] })?;
     /// assert!((state.out[0] - 6.0).abs() < 1e-6);
     /// assert!((state.lse[0] - 4f32.ln()).abs() < 1e-6);
+    /// # Ok::<(), regard_attention::Error>(())
     /// ```
     ///
-    /// # Panics
-    /// The states differ in shape.
-    pub fn merge(&mut self, other: &State) {
-        assert_eq!((self.out.len(), self.lse.len()), (other.out.len(), other.lse.len()), "states of different shapes");
+    /// # Errors
+    /// The states differ in shape, or their numbers are no whole rows; then nothing is merged.
+    pub fn merge(&mut self, other: &State) -> Result<(), Error> {
+        same("rows", other.lse.len(), self.lse.len())?;
+        same("numbers", other.out.len(), self.out.len())?;
         let dim = self.out.len().checked_div(self.lse.len()).unwrap_or(0);
+        same("numbers", self.out.len(), dim * self.lse.len())?;
         for (r, lse) in self.lse.iter_mut().enumerate() {
-            *lse = merge(&mut self.out[r * dim..][..dim], *lse, &other.out[r * dim..][..dim], other.lse[r]);
+            *lse = merge_row(&mut self.out[r * dim..][..dim], *lse, &other.out[r * dim..][..dim], other.lse[r]);
         }
+        Ok(())
     }
 }
 
@@ -46,10 +55,22 @@ impl State {
 /// With `m = max(a, b)`: `out = (e^(a−m)·out_a + e^(b−m)·out_b) / (e^(a−m) + e^(b−m))`, `lse = m + ln(…)`. Two rows
 /// that have seen no key make one that has seen none.
 ///
-/// # Panics
-/// The rows differ in length.
-pub fn merge(out: &mut [f32], lse: f32, other: &[f32], other_lse: f32) -> f32 {
-    assert_eq!(out.len(), other.len(), "rows of different lengths");
+/// # Errors
+/// The rows differ in length; then nothing is merged.
+pub fn merge(out: &mut [f32], lse: f32, other: &[f32], other_lse: f32) -> Result<f32, Error> {
+    same("dim", other.len(), out.len())?;
+    Ok(merge_row(out, lse, other, other_lse))
+}
+
+fn same(axis: &'static str, has: usize, expected: usize) -> Result<(), Error> {
+    if has == expected {
+        return Ok(());
+    }
+    Err(Error::Axis { tensor: "state to be merged", axis, has, expected: expected.to_string() })
+}
+
+/// [`merge`] of rows that are of one length.
+pub(crate) fn merge_row(out: &mut [f32], lse: f32, other: &[f32], other_lse: f32) -> f32 {
     if other_lse == f32::NEG_INFINITY {
         return lse;
     }

@@ -5,14 +5,15 @@ use std::ops::Range;
 use std::sync::Mutex;
 
 use regard_kernels::{Number, Operand, ROWS};
-use regard_memory::{Frame, Need, TensorMut, backwards, chunks_of};
+use regard_memory::{Ahead, Frame, Need, TensorMut, backwards, chunks_of};
 use regard_threads::Pool;
 
 use crate::fold::{Job, QueryBlock, TILES};
 use crate::panels::{PanelSize, Panels};
 use crate::plan::{Phase, Unit};
 use crate::scoring::Scoring;
-use crate::{Error, Plan, Regime, Terms, merge};
+use crate::state::merge_row;
+use crate::{Error, Plan, Regime, Terms};
 
 /// The first error of any task.
 #[derive(Default)]
@@ -55,7 +56,7 @@ impl<'p, 'a, E: Operand> Fold<'p, 'a, E> {
 
     /// Key/value heads of all sequences of the phase.
     pub(crate) fn units(&self) -> usize {
-        self.phase.sequences.len() * self.plan.shape.kv_heads
+        self.phase.sequences.len().saturating_mul(self.plan.shape.kv_heads)
     }
 
     pub(crate) fn unit(&self, index: usize) -> Unit {
@@ -65,6 +66,11 @@ impl<'p, 'a, E: Operand> Fold<'p, 'a, E> {
     /// The most of something that a sequence of the phase has.
     fn most(&self, of: impl Fn(&crate::Sequence) -> usize) -> usize {
         self.phase.sequences.iter().map(|&number| of(&self.plan.sequences[number])).max().unwrap_or(0)
+    }
+
+    /// The most panels that a strip holds at once.
+    pub(crate) fn held(&self) -> usize {
+        self.most(|sequence| sequence.held)
     }
 
     /// The most panels of a unit.
@@ -92,8 +98,8 @@ impl<'p, 'a, E: Operand> Fold<'p, 'a, E> {
     pub(crate) fn need(&self, in_flight: usize, threads: usize) -> Need {
         let rows = self.group * self.most(|sequence| sequence.queries.len());
         let splits = if self.phase.regime == Regime::Splits { self.most(|sequence| sequence.splits) } else { 0 };
-        let states = in_flight * splits * rows;
-        Need::of::<f32>(states * self.plan.shape.dim_v.max(1))
+        let states = in_flight.saturating_mul(splits).saturating_mul(rows);
+        Need::of::<f32>(states.saturating_mul(self.plan.shape.dim_v.max(1)))
             .and(Need::of::<f32>(states))
             .and(self.worker_need().and(Need::of::<f32>(self.plan.shape.dim_v)).times(threads))
     }
@@ -129,7 +135,21 @@ impl<'p, 'a, E: Operand> Fold<'p, 'a, E> {
                 let queries = block * sequence.block..((block + 1) * sequence.block).min(sequence.queries.len());
                 let head = panels(stretch * kv_heads + head);
                 let query = |i, g| query(unit, i, g);
-                failure.catch(|| self.block(&mut frame.scope(), head, unit, None, queries, query, &mut out, &mut lse));
+                let (frame, first) = (&mut frame.scope(), queries.start);
+                failure.catch(|| {
+                    self.block(
+                        frame,
+                        head,
+                        unit,
+                        None,
+                        queries,
+                        query,
+                        first,
+                        &mut out,
+                        &mut lse,
+                        &mut Ahead::default(),
+                    )
+                });
             });
             return failure.into_result();
         }
@@ -151,7 +171,18 @@ impl<'p, 'a, E: Operand> Fold<'p, 'a, E> {
                 let mut lse = TensorMut::contiguous(&mut lse[..rows], [1, self.group, queries, 1])?;
                 let query = |i, g| query(unit, i, g);
                 let frame = &mut frame.scope();
-                self.block(frame, panels(index), unit, Some(split), 0..queries, query, &mut out, &mut lse)
+                self.block(
+                    frame,
+                    panels(index),
+                    unit,
+                    Some(split),
+                    0..queries,
+                    query,
+                    0,
+                    &mut out,
+                    &mut lse,
+                    &mut Ahead::default(),
+                )
             });
         });
         failure.into_result()?;
@@ -177,7 +208,7 @@ impl<'p, 'a, E: Operand> Fold<'p, 'a, E> {
                 row.copy_from_slice(of_first);
                 for split in 1..sequence.splits {
                     let (other, other_sum) = state(split);
-                    sum = merge(row, sum, other, other_sum);
+                    sum = merge_row(row, sum, other, other_sum);
                 }
                 let (weight, sum) = with_sink(sum, scoring.sink(i * self.group + g));
                 for (to, &from) in out.rows_mut(0, g).row_mut(i).iter_mut().zip(row.iter()) {
@@ -204,28 +235,10 @@ impl<'p, 'a, E: Operand> Fold<'p, 'a, E> {
         }
     }
 
-    /// All queries of one unit, on one core, into that unit's part of the result.
-    pub(crate) fn whole<'d, T: Number, O: Number>(
-        &self,
-        frame: &mut Frame<'_>,
-        panels: Panels<'_, E>,
-        unit: Unit,
-        query: impl Fn(usize, usize) -> &'d [T],
-        out: &mut TensorMut<'_, O>,
-        lse: &mut TensorMut<'_, f32>,
-    ) -> Result<(), Error> {
-        let sequence = &self.plan.sequences[unit.sequence];
-        let all = sequence.queries.len();
-        for first in (0..all).step_by(sequence.block) {
-            let queries = first..all.min(first + sequence.block);
-            self.block(&mut frame.scope(), panels, unit, None, queries, &query, out, lse)?;
-        }
-        Ok(())
-    }
-
-    /// One block of queries over all keys or one split of them. `out` and `lse` may hold the block alone or the whole unit.
+    /// One block of queries over all keys or one split of them. The first rows of `out` and `lse` are those of query
+    /// `first_in_out`.
     #[allow(clippy::too_many_arguments, reason = "what is folded, and where it goes")]
-    fn block<'d, T: Number, O: Number>(
+    pub(crate) fn block<'d, T: Number, O: Number>(
         &self,
         frame: &mut Frame<'_>,
         head: Panels<'_, E>,
@@ -233,12 +246,13 @@ impl<'p, 'a, E: Operand> Fold<'p, 'a, E> {
         split: Option<usize>,
         queries: Range<usize>,
         query: impl Fn(usize, usize) -> &'d [T],
+        first_in_out: usize,
         out: &mut TensorMut<'_, O>,
         lse: &mut TensorMut<'_, f32>,
+        ahead: &mut Ahead,
     ) -> Result<(), Error> {
         let (plan, group) = (self.plan, self.group);
         let sequence = &plan.sequences[unit.sequence];
-        let first_in_out = if out.shape()[2] == queries.len() { queries.start } else { 0 };
         let all_rows = queries.end * group;
         let all_tiles = queries.start * group / ROWS..all_rows.div_ceil(ROWS);
         let mut scoring = Scoring::new(plan, self.terms, unit, 1.0);
@@ -258,7 +272,7 @@ impl<'p, 'a, E: Operand> Fold<'p, 'a, E> {
             let panels = split.map_or(0..sequence.panels(), |split| sequence.split(split));
             let layout = plan.layout(unit.sequence, unit.head);
             let job = Job { kernels: plan.kernels, head, layout, tiles, panels, scoring };
-            job.fold(&mut work)?;
+            job.fold(&mut work, ahead)?;
             for (at, row) in rows.enumerate() {
                 let (i, g) = (row / group - first_in_out, row % group);
                 let ending = scoring.ending(row, split.is_none());
@@ -274,6 +288,6 @@ impl<'p, 'a, E: Operand> Fold<'p, 'a, E> {
 /// state `(0, sink)`.
 pub(crate) fn with_sink(lse: f32, sink: f32) -> (f32, f32) {
     let mut weight = [1.0];
-    let sum = merge(&mut weight, lse, &[0.0], sink);
+    let sum = merge_row(&mut weight, lse, &[0.0], sink);
     (if lse == f32::NEG_INFINITY { 0.0 } else { weight[0] }, sum)
 }

@@ -16,6 +16,7 @@ mod ours;
 mod peer;
 mod report;
 mod setting;
+mod techniques;
 mod tokens;
 mod torch;
 
@@ -23,6 +24,7 @@ use std::fs;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
+use regard_kernels::Kernels;
 use regard_kernels::peak::Machine;
 use regard_simd::Isa;
 use regard_threads::{Pool, cores};
@@ -32,6 +34,7 @@ use self::case::Case;
 use self::model::Subject;
 use self::report::{Accuracy, Figures, Row};
 use self::setting::Setting;
+use self::techniques::{Bench, TECHNIQUES};
 use self::torch::Torch;
 use crate::error::Error;
 use crate::output::{print_line, say};
@@ -51,6 +54,9 @@ inputs and outputs. A case that is wrong makes the command fail; a target that i
 A case may also be compared with another of our own ways: packed sequences with the same one by one, windows with as many \
 pairs that are dense.
 
+With --memory each technique is one piece of work done in several ways, which take turns and give the same bits. A way \
+is faster or slower than the first where all of 15 rounds but one say so.
+
 With --model the cases are those of a whole model with a cache in bf16 (llama.cpp's: f16): load (from files that the system has in \
 memory), prompt-N (N random tokens) and token-N (one token after N others), for N of 512 and 4096 where the context \
 holds them. The error is the largest difference of logits, a prompt taken at once against its end token by token, \
@@ -62,6 +68,7 @@ Examples:
   regard bench --only packed live-pair-512 memory-65536
   regard bench --isa avx2 --threads 1 --only dense-2048
   regard bench --crossovers
+  regard bench --memory --only pages prefetch
   regard bench --cases my-cases.json --json | jq .share
   regard bench --model smollm2-135m-instruct
   regard bench --model model.gguf --llama python3 --only prompt-512 token-512")]
@@ -78,7 +85,10 @@ pub(crate) struct Arguments {
     /// Measure instead where the regimes of a plan cross: the same calls, cut into tasks in several ways
     #[arg(long, conflicts_with_all = ["cases", "model", "only", "torch", "json", "chart"])]
     crossovers: bool,
-    /// Measure these cases only
+    /// Measure instead what each memory technique buys: the same work with it and without
+    #[arg(long, conflicts_with_all = ["cases", "model", "torch", "chart", "crossovers"])]
+    memory: bool,
+    /// Measure these cases only, or of the memory techniques these
     #[arg(long, value_name = "ID", num_args = 1..)]
     only: Vec<String>,
     /// Print one JSON object a case, as they come
@@ -124,6 +134,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Error> {
         say!("{}", Setting::measure(&machine()?, isa, None));
         return print_line(&crossovers::measure(isa, &pool()?, arguments.markdown)?);
     }
+    if arguments.memory {
+        let setting = Setting::measure(&machine()?, isa, None);
+        return memory_techniques(arguments, &setting, &pool()?);
+    }
     let results = match &arguments.model {
         None => {
             let cases = arguments.cases()?;
@@ -146,6 +160,32 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Error> {
         }
     };
     results.finish(arguments)
+}
+
+/// `--memory`.
+fn memory_techniques(arguments: &Arguments, setting: &Setting, pool: &Pool) -> Result<(), Error> {
+    let chosen = arguments.chosen(TECHNIQUES.iter().map(|technique| technique.id.to_owned()).collect())?;
+    say!("{setting}");
+    let bar = progress::steps(chosen.len() as u64, "");
+    let bench = Bench { kernels: Kernels::new(setting.isa), pool, share: 1.0 };
+    let mut sections = Vec::new();
+    for technique in TECHNIQUES.iter().filter(|technique| chosen.iter().any(|id| id == technique.id)) {
+        bar.set_message(technique.id);
+        let section = (technique.id, (technique.measure)(bench)?);
+        if arguments.json {
+            for line in techniques::json(&section, setting) {
+                bar.suspend(|| print_line(&line.to_string()))?;
+            }
+        }
+        sections.push(section);
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    match (arguments.markdown, arguments.json) {
+        (true, _) => print_line(&techniques::markdown(&sections, setting)),
+        (false, true) => Ok(()),
+        (false, false) => print_line(&techniques::table(&sections)),
+    }
 }
 
 /// What has been found so far.

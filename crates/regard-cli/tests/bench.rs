@@ -136,6 +136,7 @@ fn what_cannot_be_measured_is_refused_by_name() {
         (json!({"cases": []}), &[], 1, ["cases.json", "list"]),
         (cases(), &["--only", "promt"], 2, ["\"promt\"", "prompt"]),
         (cases(), &["--crossovers", "--torch", "python3"], 2, ["--crossovers", "--torch"]),
+        (cases(), &["--memory"], 2, ["--memory", "--cases"]),
         (cases(), &["--isa", "sse9"], 2, ["--isa", "portable"]),
         (cases(), &["--only", "prompt", "--torch", "/no/such/python"], 1, ["/no/such/python", "No such file"]),
     ] {
@@ -145,6 +146,37 @@ fn what_cannot_be_measured_is_refused_by_name() {
         assert!(words.iter().all(|word| said.contains(word)), "{said}");
         assert!(ran.stdout.is_empty());
     }
+}
+
+#[test]
+fn memory_techniques_are_measured_in_turn() {
+    let folder = TempDir::new().unwrap();
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_regard"));
+        command.current_dir(folder.path()).args(["bench", "--memory", "--threads", "2", "--only"]);
+        command.args(arguments).output().unwrap()
+    };
+    let lines = lines(&run(&["unchecked", "arena", "--json"]));
+    let of = |technique: &str| lines.iter().filter(|line| line["technique"] == technique).collect::<Vec<_>>();
+    assert_eq!((of("arena").len(), of("unchecked").len(), lines.len()), (4, 4, 8));
+    for line in &lines {
+        let [ms, ratio, low, high] = ["ms", "ratio", "low", "high"].map(|field| line[field].as_f64().unwrap());
+        assert!(ms > 0.0 && 0.0 < low && low <= ratio && ratio <= high, "{line}");
+        assert_eq!(line["differs"], json!(low > 1.0 || high < 1.0), "{line}");
+        assert_eq!((&line["rounds"], &line["threads"]), (&json!(15), &json!(2)));
+    }
+    // The first way of each work is what the others are compared with.
+    assert!(lines.iter().step_by(2).all(|line| line["ratio"] == 1.0 && line["differs"] == false), "{lines:?}");
+
+    let ran = run(&["nodes", "unchecked", "--markdown"]);
+    let said = String::from_utf8(ran.stdout).unwrap();
+    assert!(ran.status.success() && said.starts_with("| technique"), "{said}");
+    assert!(said.contains("| unchecked") && said.contains("| nodes") && !said.contains("| arena"), "{said}");
+    assert!(said.contains("GB/s") && said.contains("regard bench --memory"), "{said}");
+
+    let ran = run(&["page"]);
+    let said = String::from_utf8(ran.stderr).unwrap();
+    assert!(ran.status.code() == Some(2) && said.contains("\"page\"") && said.contains("pages"), "{said}");
 }
 
 /// A peer without PyTorch: the script's own protocol, spoken by a shell.

@@ -12,7 +12,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use regard_kernels::peak::{Machine, Unit};
 use regard_kernels::{F32, Kernels, SmallHead};
-use regard_memory::{Arena, Need, Rows, RowsMut, chunks_of};
+use regard_memory::{Ahead, Arena, Need, Rows, RowsMut, chunks_of};
 use regard_simd::Isa;
 use regard_threads::Pool;
 
@@ -73,9 +73,10 @@ fn run(case: &Case, isa: Isa, pool: &Pool, machine: &Machine) -> Outcome<()> {
             for (i, out) in out.chunks_mut(head).enumerate() {
                 let (i, next) = (task * together + i, (task * together + i + 1).min(heads - 1));
                 let out = RowsMut::contiguous(out, length, dim).expect("a head's numbers");
-                let ahead = [case.rows(&k, next), case.rows(&v, next), case.rows(&q, next)];
+                let mut ahead = Ahead::default();
+                [&k, &v, &q].into_iter().for_each(|matrix| ahead.read(case.rows(matrix, next)));
                 SmallHead::<F32>::new(Kernels::new(isa), case.rows(&k, i), case.rows(&v, i), scratch)
-                    .and_then(|mut small| small.attend(case.rows(&q, i), factor, None, out, None, &ahead))
+                    .and_then(|mut small| small.attend(case.rows(&q, i), factor, None, out, None, &mut ahead))
                     .expect("shapes that fit");
             }
         });

@@ -11,6 +11,7 @@ mod dropout;
 mod embedding;
 mod error;
 mod int8;
+mod kept;
 mod linear;
 mod norm;
 mod number;
@@ -22,6 +23,7 @@ mod rotary;
 mod scale;
 mod small;
 mod tile;
+pub mod trial;
 
 use regard_simd::Isa;
 

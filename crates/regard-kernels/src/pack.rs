@@ -3,7 +3,7 @@
 //! Keys stand in panels of [`PANEL`]: `[steps][PANEL]` words, so that a vector holds one step of neighbouring keys.
 //! Values stand in rows of keys, padded to a whole number of vectors: `[keys / DEPTH][width]`. Queries stay rows.
 
-use regard_memory::Rows;
+use regard_memory::{Rows, RowsMut};
 use regard_simd::{Kernel, Simd};
 
 use crate::{COLUMNS, Error, Kernels, Number, Operand, PANEL, ROWS, RowState};
@@ -136,18 +136,34 @@ impl Kernels {
         self.isa().run(Finish { sums: &sums[r * width..][..out.len()], factor, out });
         // In f64, so that the result is rounded once.
         let lse = std::f64::consts::LN_2 * (f64::from(max) + f64::from(sum).log2());
-        Ok(if sum == 0.0 { f32::NEG_INFINITY } else { lse as f32 })
+        // Of a row without keys it is the sink, to the bit.
+        Ok(if state.sum[r] == 0.0 { ending.sink } else { lse as f32 })
     }
 }
 
 impl Kernels {
-    /// Writes `factor·x` for as many numbers as `out` holds.
+    /// Writes `factor·Σ parts`, summed in the order of the parts; 0 where there are none.
+    ///
+    /// - `parts`: row `r` of each begins at `r·stride`;
+    /// - `out`: `[rows, cols]`.
     ///
     /// # Errors
-    /// `x` is too short.
-    pub fn store_scaled<T: Number>(self, x: &[f32], factor: f32, out: &mut [T]) -> Result<(), Error> {
-        Error::check_length("numbers", x.len(), out.len())?;
-        self.isa().run(Finish { sums: &x[..out.len()], factor, out });
+    /// A part is too short.
+    pub fn store_sum<T: Number>(
+        self,
+        parts: &[&[f32]],
+        stride: usize,
+        factor: f32,
+        out: RowsMut<'_, T>,
+    ) -> Result<(), Error> {
+        if out.rows() == 0 || out.cols() == 0 {
+            return Ok(());
+        }
+        let expected = (out.rows() - 1).saturating_mul(stride).saturating_add(out.cols());
+        for part in parts {
+            Error::check_length("part of a sum", part.len(), expected)?;
+        }
+        self.isa().run(StoreSum { parts, stride, factor, out });
         Ok(())
     }
 }
@@ -291,6 +307,39 @@ impl<E: Operand, T: Number> Kernel for PackQuery<'_, E, T> {
     }
 }
 
+struct StoreSum<'a, T> {
+    parts: &'a [&'a [f32]],
+    stride: usize,
+    factor: f32,
+    out: RowsMut<'a, T>,
+}
+
+impl<T: Number> Kernel for StoreSum<'_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let StoreSum { parts, stride, factor, mut out } = self;
+        // Not −0 where there is nothing to be summed, whatever the factor's sign.
+        let (factors, zero) = (s.splat(factor), s.splat(0.0));
+        let whole = out.cols() / S::LANES * S::LANES;
+        for r in 0..out.rows() {
+            let row = out.row_mut(r);
+            for at in (0..whole).step_by(S::LANES) {
+                let mut sum = s.splat(0.0);
+                for part in parts {
+                    // SAFETY: a part holds all elements of the row (`Kernels::store_sum`).
+                    sum = s.add(sum, unsafe { s.load(part.as_ptr().add(r * stride + at)) });
+                }
+                // SAFETY: `at + LANES ≤ row.len()`.
+                unsafe { T::store(s, row[at..].as_mut_ptr(), s.add(s.mul(factors, sum), zero)) };
+            }
+            for (at, x) in row.iter_mut().enumerate().skip(whole) {
+                *x = T::from_f32(factor * parts.iter().map(|part| part[r * stride + at]).sum::<f32>() + 0.0);
+            }
+        }
+    }
+}
+
 struct Finish<'a, T> {
     sums: &'a [f32],
     factor: f32,
@@ -302,14 +351,18 @@ impl<T: Number> Kernel for Finish<'_, T> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Finish { sums, factor, out } = self;
-        let factors = s.splat(factor);
+        // A sum that underflowed to −0 or 0 owes its sign to what was multiplied by 0: adding 0 makes it 0.
+        let (factors, zero) = (s.splat(factor), s.splat(0.0));
         let whole = out.len() / S::LANES * S::LANES;
         for at in (0..whole).step_by(S::LANES) {
             // SAFETY: `at + LANES ≤ out.len() ≤ sums.len()`.
-            unsafe { T::store(s, out[at..].as_mut_ptr(), s.mul(factors, s.load(sums[at..].as_ptr()))) };
+            unsafe {
+                let x = s.add(s.mul(factors, s.load(sums[at..].as_ptr())), zero);
+                T::store(s, out[at..].as_mut_ptr(), x);
+            }
         }
         for (x, sum) in out[whole..].iter_mut().zip(&sums[whole..]) {
-            *x = T::from_f32(sum * factor);
+            *x = T::from_f32(sum * factor + 0.0);
         }
     }
 }

@@ -6,6 +6,7 @@ use std::ops::Range;
 
 use regard_simd::{Kernel, Simd};
 
+use crate::kept::AddKept;
 use crate::product::{Accumulators, multiply_add};
 use crate::{Error, Kernels, Operand, PANEL, ROWS};
 
@@ -135,7 +136,7 @@ impl Kernels {
         let mut columns = tile.columns;
         for Stretch { panels, live, columns: some } in stretches {
             let has = panels.len().checked_div(steps).unwrap_or(0);
-            Error::check_length("key panels", has, some.end.next_multiple_of(PANEL))?;
+            Error::check_length("key panels", has, some.end.checked_next_multiple_of(PANEL).unwrap_or(usize::MAX))?;
             if let Some(live) = live {
                 Error::check_length("live bits", live.len(), rows)?;
             }
@@ -188,19 +189,14 @@ impl Kernels {
         Error::check_length("tile columns", tile.columns, at.saturating_add(keys))?;
         Error::check_length("values", values.len(), steps.saturating_mul(width))?;
         Error::check_length("out", out.len(), ROWS.saturating_mul(width))?;
-        if !width.is_multiple_of(COLUMNS) {
-            return Err(Error::Size { name: "value width", has: width, expected: "a multiple of 16" });
-        }
-        if !at.is_multiple_of(E::DEPTH) {
-            return Err(Error::Size { name: "first column", has: at, expected: "a whole number of steps" });
-        }
+        check_columns::<E>(width, at)?;
         let correction = std::mem::replace(&mut state.correction, [1.0; COLUMNS]);
         E::run(self.isa(), Accumulate::<E> { rows, steps, at, tile, values, width, correction, out });
         Ok(())
     }
 
     /// [`Kernels::accumulate`] for up to 64 keys of which some are not finite: only those that `live` keeps are looked at, so
-    /// that no 0·∞ arises. Slow, and rare. `live` gives the rows; bit 0 is the key of column `at`, the first of `values`.
+    /// that no 0·∞ arises; the bits are those of any numbers in the others' place. Slow, and rare. `live` gives the rows; bit 0 is the key of column `at`, the first of `values`.
     ///
     /// # Errors
     /// As [`Kernels::accumulate`].
@@ -219,8 +215,10 @@ impl Kernels {
         let last = live.iter().fold(0, |all, row| all | row);
         let seen = (u64::BITS - last.leading_zeros()) as usize;
         Error::check_length("tile columns", tile.columns, at.saturating_add(seen))?;
-        Error::check_length("values", values.len(), seen.div_ceil(E::DEPTH).saturating_mul(width))?;
+        let steps = seen.div_ceil(E::DEPTH);
+        Error::check_length("values", values.len(), steps.saturating_mul(width))?;
         Error::check_length("out", out.len(), ROWS.saturating_mul(width))?;
+        check_columns::<E>(width, at)?;
         let correction = std::mem::replace(&mut state.correction, [1.0; COLUMNS]);
         for (r, &bits) in live.iter().enumerate() {
             let scores = &tile.words[r * tile.stride..][..tile.columns];
@@ -228,13 +226,29 @@ impl Kernels {
             let weights = unsafe { std::slice::from_raw_parts(scores.as_ptr().cast::<E::A>(), scores.len()) };
             let row = &mut out[r * width..][..width];
             row.iter_mut().for_each(|x| *x *= correction[r]);
-            for key in (0..PANEL).filter(|key| bits >> key & 1 == 1) {
-                let weight = E::weight(weights, at + key);
-                row.iter_mut().enumerate().for_each(|(c, x)| *x += weight * E::value(values, width, key, c));
-            }
+            let sums = AddKept::<E, _, _> {
+                steps,
+                a: &weights[at / E::DEPTH..],
+                a_step: 1,
+                row: |step| &values[step * width..][..width],
+                kept: |key| bits >> key & 1 == 1,
+                sums: row,
+            };
+            E::run(self.isa(), sums);
         }
         Ok(())
     }
+}
+
+/// Values of this width are whole vectors, and column `at` is the first of a step.
+fn check_columns<E: Operand>(width: usize, at: usize) -> Result<(), Error> {
+    if !width.is_multiple_of(COLUMNS) {
+        return Err(Error::Size { name: "value width", has: width, expected: "a multiple of 16" });
+    }
+    if !at.is_multiple_of(E::DEPTH) {
+        return Err(Error::Size { name: "first column", has: at, expected: "a whole number of steps" });
+    }
+    Ok(())
 }
 
 /// Consecutive packed keys that a tile scores: whole panels, or of one panel what some row keeps.

@@ -100,6 +100,7 @@ impl PackedSpan {
     }
 
     /// The panel of a rim, and where its words stand.
+    #[inline]
     pub(crate) fn as_rim(self) -> Option<(usize, u32)> {
         (self.start & Self::RIM != 0).then_some(((self.start & !Self::RIM) as usize, self.end))
     }
@@ -160,6 +161,7 @@ impl BlockLayout {
     /// # Panics
     ///
     /// When there is no tile `t`.
+    #[inline]
     pub fn tile(&self, t: usize) -> Spans<'_> {
         let end = self.tiles[t];
         let start = t.checked_sub(1).map_or(0, |before| self.tiles[before]);
@@ -167,6 +169,7 @@ impl BlockLayout {
     }
 
     /// The spans `start..end`, cut to `panels`, of which each has some.
+    #[inline]
     pub(crate) fn spans_within(&self, [start, end]: [u32; 2], panels: Range<usize>) -> Spans<'_> {
         let spans = self.spans[start as usize..end as usize].iter();
         Spans { spans, panels, words: &self.words, rows: self.tile.rows }
@@ -237,6 +240,7 @@ pub struct Spans<'a> {
 }
 
 impl<'a> Spans<'a> {
+    #[inline]
     fn unpack(&self, span: PackedSpan) -> Span<'a> {
         match span.as_rim() {
             Some((panel, at)) => Span::Rim { panel, bits: self.words.record(at, self.rows) },
@@ -248,6 +252,7 @@ impl<'a> Spans<'a> {
 impl<'a> Iterator for Spans<'a> {
     type Item = Span<'a>;
 
+    #[inline]
     fn next(&mut self) -> Option<Span<'a>> {
         self.spans.next().map(|&span| self.unpack(span))
     }

@@ -67,6 +67,7 @@ pub enum Span<'a> {
 
 impl Span<'_> {
     /// The panels of the span.
+    #[inline]
     pub fn panels(&self) -> Range<usize> {
         match *self {
             Self::Full(ref panels) => panels.clone(),

@@ -24,7 +24,9 @@ impl Words {
     /// Removes all records; keeps the capacity.
     pub(crate) fn clear(&mut self) {
         self.words.clear();
-        self.slots.resize(SLOTS, 0);
+        if self.slots.is_empty() {
+            self.slots = vec![0; SLOTS];
+        }
     }
 
     /// Makes room for `words` words in all.
@@ -58,6 +60,7 @@ impl Words {
     }
 
     /// The record at `index`, of `len` words.
+    #[inline]
     pub(crate) fn record(&self, index: u32, len: usize) -> &[u64] {
         &self.words[index as usize * len..][..len]
     }

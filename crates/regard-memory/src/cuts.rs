@@ -79,6 +79,8 @@ impl Cuts {
     }
 
     fn push(&mut self, (batch, rows, block): (usize, Range<usize>, usize)) -> Result<()> {
+        // What ends before it begins has no rows, and must not look as if it made room for others.
+        let rows = rows.start..rows.end.max(rows.start);
         let overflow = Error::Overflow { what: "blocks" };
         let blocks = rows.len().div_ceil(block.max(1));
         let parts = blocks.checked_mul(self.groups).ok_or(overflow.clone())?;
@@ -136,12 +138,23 @@ impl Cuts {
     ///
     /// If there is no such block.
     pub fn place(&self, index: usize) -> (usize, usize, usize) {
+        let stretch = self.stretch_of(index);
+        let Stretch { first, blocks, .. } = self.stretches[stretch];
+        (stretch, (index - first) / blocks, (index - first) % blocks)
+    }
+
+    /// The stretch of a block.
+    fn stretch_of(&self, index: usize) -> usize {
         assert!(index < self.count, "block {index} of {}", self.count);
+        // Where all are alike, as the entries of a batch are, it is the one that one would expect there.
+        if let Some(share) = index.checked_mul(self.stretches.len()) {
+            let Stretch { first, blocks, .. } = self.stretches[share / self.count];
+            if first <= index && index - first < blocks * self.groups {
+                return share / self.count;
+            }
+        }
         // The last that begins here or before: those without blocks begin where the next does.
-        let stretch = self.stretches.partition_point(|stretch| stretch.first <= index) - 1;
-        let within = index - self.stretches[stretch].first;
-        let blocks = self.stretches[stretch].blocks;
-        (stretch, within / blocks, within % blocks)
+        self.stretches.partition_point(|stretch| stretch.first <= index) - 1
     }
 
     /// The rows of a block, within its batch entry.
@@ -151,9 +164,14 @@ impl Cuts {
     /// If there is no such block.
     pub fn rows(&self, index: usize) -> Range<usize> {
         let (stretch, _, block) = self.place(index);
-        let Stretch { rows, block: size, .. } = &self.stretches[stretch];
-        let start = rows.start + block * size;
-        start..rows.end.min(start.saturating_add(*size))
+        self.stretches[stretch].rows_of(block)
+    }
+}
+
+impl Stretch {
+    fn rows_of(&self, block: usize) -> Range<usize> {
+        let start = self.rows.start + block * self.block;
+        start..self.rows.end.min(start.saturating_add(self.block))
     }
 }
 
@@ -195,11 +213,10 @@ unsafe impl<'a, T: Send> Parts for CutParts<'a, '_, T> {
     }
 
     unsafe fn part(&self, index: usize) -> TensorMut<'a, T> {
-        let (stretch, group, _) = self.cuts.place(index);
+        let (stretch, group, block) = self.cuts.place(index);
+        let stretch = &self.cuts.stretches[stretch];
         // SAFETY: within the tensor, which `cut` has checked; the caller takes each index once, and the parts are disjoint.
-        unsafe {
-            self.whole.piece(self.cuts.stretches[stretch].batch, group * self.heads, self.heads, self.cuts.rows(index))
-        }
+        unsafe { self.whole.piece(stretch.batch, group * self.heads, self.heads, stretch.rows_of(block)) }
     }
 }
 
@@ -212,6 +229,9 @@ mod tests {
         let cuts = |stretches: &[(usize, Range<usize>, usize)]| Cuts::new(2, stretches.iter().cloned());
         assert!(cuts(&[(0, 0..5, 2), (1, 0..5, 2), (0, 5..6, 2)]).is_ok());
         assert!(cuts(&[(0, 3..3, 2), (0, 0..5, 2)]).is_ok());
+        #[allow(clippy::reversed_empty_ranges, reason = "what is asked for")]
+        let reversed = [(0, 0..10, 4), (0, 10..2, 4), (0, 2..12, 4)];
+        assert!(cuts(&reversed).is_err());
         assert!(matches!(
             cuts(&[(0, 0..5, 2), (1, 0..5, 2), (0, 4..6, 2)]),
             Err(Error::Stretches { batch: 0, first: Range { start: 0, end: 5 }, second: Range { start: 4, end: 6 } })

@@ -13,6 +13,7 @@
 //! make one checks it against the slice that it borrows, and a mutable view only ever splits into disjoint ones. That is
 //! what lets the crates above write to shared outputs from several threads without a line of `unsafe`.
 
+mod ahead;
 mod arena;
 mod buffer;
 mod counting;
@@ -29,6 +30,7 @@ mod rows_mut;
 mod tensor;
 mod tensor_mut;
 
+pub use ahead::Ahead;
 pub use arena::{Arena, Frame, Frames};
 pub use buffer::AlignedBuffer;
 /// Plain numbers: any bits are a value and no byte is padding. Implemented for the primitive numbers, their arrays,

@@ -75,19 +75,11 @@ pub struct Sequence {
 /// Numbers that are added to scores.
 #[derive(Clone, Copy, Debug)]
 pub struct Bias<'a> {
-    /// `[batch, heads, queries, keys]`, where any axis may be 1 and then stands for all of it.
+    /// `[batch, heads, queries, keys]`, where any axis may be 1 and then stands for all of it. Axes are those of the tensors,
+    /// also where a batch entry holds several sequences.
     pub shape: [usize; 4],
     /// The numbers, without gaps. −∞ is the same as masked.
     pub values: &'a [f64],
-}
-
-impl Bias<'_> {
-    /// Where the number for a pair is. Axes are those of the tensors, also where a batch entry holds several sequences.
-    pub(crate) fn index(&self, pair: &Pair) -> usize {
-        let at = [pair.batch, pair.head, pair.query, pair.key];
-        let along = |index, (&size, at)| index * size + if size == 1 { 0 } else { at };
-        self.shape.iter().zip(at).fold(0, along)
-    }
 }
 
 /// Which weights are dropped.
@@ -169,7 +161,7 @@ impl Attention<'_> {
         for logits in [self.slopes, self.sinks].into_iter().flatten() {
             assert_eq!(logits.len(), heads, "numbers of slopes or sinks");
         }
-        for sequence in self.sequences.into_iter().flatten() {
+        for sequence in self.sequences.unwrap_or_default() {
             let inside = sequence.batch < batch && sequence.queries.end <= queries && sequence.keys.end <= keys;
             assert!(inside, "{sequence:?} of {:?}", self.sizes);
         }

@@ -26,11 +26,25 @@ impl Attention<'_> {
         self.differentiate::<f64>(dout, dlse, &attended, |weight| weight, |result| result)
     }
 
-    /// In f32, accumulated pair by pair, from the plain method's own output and log-sum-exp. What the standard method
-    /// multiplies with tensors of a precision, the weights and the gradients of the scores, is rounded to it; and the
-    /// results to another.
-    pub fn plain_gradients(&self, dout: &[f64], dlse: &[f64], weights: Precision, result: Precision) -> Gradients {
-        let attended = self.plain(weights, result);
+    /// In f32, accumulated pair by pair: what a careful program does that keeps of the forward pass what every such program
+    /// keeps, the output in some precision and the log-sum-exp in f32, and computes the weights anew from the latter. What the
+    /// standard method multiplies with tensors of a precision, the weights and the gradients of the scores, is rounded to it;
+    /// the gradients of queries, keys and values are to another.
+    ///
+    /// The log-sum-exp is that of [`plain`](Self::plain) and a unit in the last place further from the exact one. A program
+    /// whose passes multiply in different orders has two roundings of a score, of which one is in the log-sum-exp; here both
+    /// are the same, and a weight of 1 would come back as 1 however far off its score is.
+    pub fn plain_gradients(
+        &self,
+        (dout, dlse): (&[f64], &[f64]),
+        out: Precision,
+        weights: Precision,
+        result: Precision,
+    ) -> Gradients {
+        let mut attended = self.plain(weights, out);
+        for (lse, exact) in attended.lse.iter_mut().zip(self.exact().lse) {
+            *lse += Precision::F32.ulp(*lse).copysign(*lse - exact);
+        }
         let (weights, result) = (|x| weights.round(x), |x| result.round(x));
         self.differentiate::<f32>(dout, dlse, &attended, weights, result)
     }
@@ -57,22 +71,28 @@ impl Attention<'_> {
             }
             let seen = self.seen(&row);
             let dout = &dout[at * dim_v..][..dim_v];
-            // Δ = dO·O. Without keys the output is 0, whatever its gradient is.
-            let delta: F = if seen.is_empty() { F::zero() } else { dot(dout, &attended.out[at * dim_v..][..dim_v]) };
+            // Δ = dO·O, from the last column to the first: added up as dO·Vᵀ is, the difference of both would owe its exactness
+            // to luck where a query sees one key. Without keys the output is 0, whatever its gradient is.
+            let columns = if seen.is_empty() { 0 } else { dim_v };
+            let delta = (0..columns)
+                .rev()
+                .fold(F::zero(), |sum, column| sum + F::of(dout[column]) * F::of(attended.out[at * dim_v + column]));
             if !dsinks.is_empty() {
                 dsinks[row.head] += (self.sink::<F>(row.head) - lse).exp() * (dlse - delta);
             }
             for pair in &seen {
                 let (q, k) = (self.query_row(pair) * dim_k, self.key_row(pair) * dim_k);
                 let weight = (self.score::<F>(pair) - lse).exp();
-                let kept = self.kept::<F>(pair) * self.made_up();
+                // What falls is 0, whatever it was.
+                let falls = self.kept::<F>(pair) == F::zero();
+                let kept = |x: F| if falls { F::zero() } else { x * self.made_up() };
                 // dV = Pᵀ·dO, and dP = dO·Vᵀ, both as far as dropout keeps them.
-                add(&mut dv[self.key_row(pair) * dim_v..][..dim_v], weights(kept * weight), dout);
-                let dweight = kept * dot(dout, self.value(pair));
+                add(&mut dv[self.key_row(pair) * dim_v..][..dim_v], weights(kept(weight)), dout);
+                let dweight = kept(dot(dout, self.value(pair)));
                 // Of the score that the softmax takes, which is also that of the bias: P∘(dP − Δ + dLSE).
                 let dscore = weight * (dweight - delta + dlse);
                 if let Some(bias) = self.bias {
-                    dbias[bias.index(pair)] += dscore;
+                    dbias[pair.within(bias.shape)] += dscore;
                 }
                 // Of the score before the cap, where tanh' = 1 − tanh².
                 let slope = self.softcap.map_or(F::one(), |cap| {
@@ -86,7 +106,8 @@ impl Attention<'_> {
             }
         }
         let round = |gradient: Vec<F>| gradient.into_iter().map(|x| result(x).widen()).collect();
-        Gradients { dq: round(dq), dk: round(dk), dv: round(dv), dbias: round(dbias), dsinks: round(dsinks) }
+        let widen = |gradient: Vec<F>| gradient.into_iter().map(F::widen).collect();
+        Gradients { dq: round(dq), dk: round(dk), dv: round(dv), dbias: widen(dbias), dsinks: widen(dsinks) }
     }
 }
 

@@ -27,6 +27,13 @@ pub struct Pair {
 }
 
 impl Pair {
+    /// Where the number for a pair is in a tensor `[batch, heads, queries, keys]` any axis of which may be 1, and then stands
+    /// for all of it.
+    pub(crate) fn within(&self, shape: [usize; 4]) -> usize {
+        let at = [self.batch, self.head, self.query, self.key];
+        shape.iter().zip(at).fold(0, |index, (&size, at)| index * size + if size == 1 { 0 } else { at })
+    }
+
     /// The steps between query and key.
     fn distance(&self) -> f64 {
         (i128::from(self.p) - self.j as i128).abs() as f64
@@ -46,10 +53,14 @@ pub(crate) struct Row {
 }
 
 impl Row {
-    pub(crate) fn pairs(&self) -> impl Iterator<Item = Pair> {
-        let Row { sequence, batch, head, i, p, query, .. } = *self;
+    pub(crate) fn into_pairs(self) -> impl Iterator<Item = Pair> {
+        let Row { sequence, batch, head, i, p, query, keys } = self;
         let pair = move |(j, key)| Pair { sequence, batch, head, i, p, j, query, key };
-        self.keys.clone().enumerate().map(pair)
+        keys.enumerate().map(pair)
+    }
+
+    pub(crate) fn pairs(&self) -> impl Iterator<Item = Pair> {
+        self.clone().into_pairs()
     }
 
     /// Its place in `[batch, heads, queries]`.
@@ -58,22 +69,25 @@ impl Row {
     }
 }
 
+/// All queries of some sequences, under each head.
+pub(crate) fn rows(sizes: Sizes, sequences: &[Sequence]) -> impl Iterator<Item = Row> {
+    let of_sequence = move |(number, sequence)| (0..sizes.heads).map(move |head| (number, sequence, head));
+    let of_head = |(sequence, of, head): (usize, &Sequence, usize)| {
+        let Sequence { batch, queries, keys, offset } = of.clone();
+        let row = move |(i, query)| Row { sequence, batch, head, i, p: offset + i as i64, query, keys: keys.clone() };
+        queries.enumerate().map(row)
+    };
+    sequences.iter().enumerate().flat_map(of_sequence).flat_map(of_head)
+}
+
 impl Attention<'_> {
     /// All queries that live.
     pub(crate) fn rows(&self) -> Vec<Row> {
         self.check();
-        let whole = self.sizes.whole(None);
-        let mut rows = Vec::new();
-        for (sequence, of) in self.sequences.unwrap_or(&whole).iter().enumerate() {
-            let Sequence { batch, queries, keys, offset } = of;
-            for head in 0..self.sizes.heads {
-                for (i, query) in queries.clone().enumerate() {
-                    let p = offset + i as i64;
-                    rows.push(Row { sequence, batch: *batch, head, i, p, query, keys: keys.clone() });
-                }
-            }
+        match self.sequences {
+            Some(sequences) => rows(self.sizes, sequences).collect(),
+            None => rows(self.sizes, &self.sizes.whole(None)).collect(),
         }
-        rows
     }
 
     /// The pairs of a row that are not removed. Nothing else of a row is ever looked at.
@@ -82,7 +96,7 @@ impl Attention<'_> {
     }
 
     pub(crate) fn sees(&self, pair: &Pair) -> bool {
-        (self.allows)(pair) && self.bias.is_none_or(|bias| bias.values[bias.index(pair)] != f64::NEG_INFINITY)
+        (self.allows)(pair) && self.bias.is_none_or(|bias| bias.values[pair.within(bias.shape)] != f64::NEG_INFINITY)
     }
 
     /// `scale·q·k`.
@@ -104,7 +118,7 @@ impl Attention<'_> {
     pub(crate) fn score<F: Real>(&self, pair: &Pair) -> F {
         let mut score = self.capped::<F>(pair);
         if let Some(bias) = self.bias {
-            score += F::of(bias.values[bias.index(pair)]);
+            score += F::of(bias.values[pair.within(bias.shape)]);
         }
         if let Some(slopes) = self.slopes {
             score = score - F::of(slopes[pair.head]) * F::of(pair.distance());

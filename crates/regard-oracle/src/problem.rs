@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::pair::rows;
 use crate::{Attention, Bias, Dropout, Pair, Precision, Sequence, Set, Sizes, numbers, widen};
 
 /// A call with its numbers, and the gradients that reach its results: what a test turns into a call of an engine, and into
@@ -89,6 +90,30 @@ impl Problem {
         self.set.holds(pair.batch, pair.head, pair.p, pair.j)
     }
 
+    /// Whether the mask keeps a pair and no bias of −∞ removes it.
+    pub fn sees(&self, pair: &Pair) -> bool {
+        self.allows(pair) && self.biased(pair).is_none_or(|bias| bias != f32::NEG_INFINITY)
+    }
+
+    /// What is added to the score of a pair.
+    pub fn biased(&self, pair: &Pair) -> Option<f32> {
+        self.bias.as_ref().map(|(shape, values)| values[pair.within(*shape)])
+    }
+
+    /// All pairs of a query and a key of one sequence, seen or not.
+    ///
+    /// ```
+    /// use regard_oracle::{Problem, Set, Sizes};
+    ///
+    /// let sizes = Sizes { batch: 1, heads: 2, kv_heads: 1, queries: 3, keys: 3, dim_k: 4, dim_v: 2 };
+    /// let problem = Problem::of(sizes, Set::Causal, 1);
+    /// assert_eq!(problem.pairs().count(), 2 * 9);
+    /// assert_eq!(problem.pairs().filter(|pair| problem.sees(pair)).count(), 2 * 6);
+    /// ```
+    pub fn pairs(&self) -> impl Iterator<Item = Pair> {
+        rows(self.sizes, &self.sequences).flat_map(|row| row.into_pairs())
+    }
+
     /// Answers about the call from its definition. `keeps` says which weights dropout keeps; it is not asked where there is
     /// no dropout.
     ///
@@ -106,13 +131,18 @@ impl Problem {
         let (q, k, v) = (widen(&self.q), widen(&self.k), widen(&self.v));
         let bias = self.bias.as_ref().map(|(shape, values)| (*shape, widen(values)));
         let [slopes, sinks] = [&self.slopes, &self.sinks].map(|x| x.as_deref().map(widen));
+        // The mask is asked once: answers go over the pairs again and again.
+        let Sizes { batch, heads, queries, keys, .. } = self.sizes;
+        let shape = [batch, heads, queries, keys];
+        let mut allowed = vec![false; shape.iter().product()];
+        self.pairs().for_each(|pair| allowed[pair.within(shape)] = self.allows(&pair));
         answer(Attention {
             sizes: self.sizes,
             q: &q,
             k: &k,
             v: &v,
             sequences: Some(&self.sequences),
-            allows: &|pair| self.allows(pair),
+            allows: &|pair| allowed[pair.within(shape)],
             scale: self.scale.map(f64::from),
             softcap: self.softcap.map(f64::from),
             bias: bias.as_ref().map(|(shape, values)| Bias { shape: *shape, values }),

@@ -30,7 +30,11 @@ pub fn problems() -> impl Strategy<Value = Problem> {
 pub fn problems_of(sizes: impl Strategy<Value = Sizes>) -> impl Strategy<Value = Problem> {
     sizes
         .prop_flat_map(|sizes| {
-            let scale = prop_oneof![4 => Just(None), 1 => Just(Some(0.0)), 3 => (-1f32..1.0).prop_map(Some)];
+            // The last one makes scores of any spread: all weights alike, or nearly one of them all.
+            let spread = (sizes.dim_k as f32).sqrt();
+            let spread = (0.01f32..6.0).prop_map(move |x| Some(x / spread));
+            let scale =
+                prop_oneof![4 => Just(None), 1 => Just(Some(0.0)), 2 => (-1f32..1.0).prop_map(Some), 1 => spread];
             let softcap = prop_oneof![2 => Just(None), 1 => (0.5f32..30.0).prop_map(Some)];
             let dropout = prop_oneof![3 => Just(None), 1 => (0f32..0.9).prop_map(Some)];
             let per_head = || proptest::option::weighted(0.3, Just(()));

@@ -23,16 +23,20 @@ fn physical() -> Option<usize> {
     })
 }
 
-/// How many different answers `siblings` gives over the CPUs of a list such as `0-2,5`; none if something is not known.
+/// How many different answers `siblings` gives over the CPUs of a list; none if something is not known.
 fn distinct(list: &str, siblings: impl Fn(u16) -> Option<String>) -> Option<usize> {
-    let mut seen = HashSet::new();
+    let answers: Option<HashSet<String>> = cpus(list)?.into_iter().map(siblings).collect();
+    answers.map(|answers| answers.len())
+}
+
+/// The numbers of a list such as `0-2,5`; none if it is no such list.
+pub(crate) fn cpus(list: &str) -> Option<Vec<u16>> {
+    let mut cpus = Vec::new();
     for range in list.split(',') {
         let (first, last) = range.split_once('-').unwrap_or((range, range));
-        for cpu in first.parse().ok()?..=last.parse().ok()? {
-            seen.insert(siblings(cpu)?);
-        }
+        cpus.extend(first.parse::<u16>().ok()?..=last.parse().ok()?);
     }
-    Some(seen.len())
+    Some(cpus)
 }
 
 #[cfg(test)]

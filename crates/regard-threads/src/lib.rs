@@ -24,9 +24,11 @@ mod cores;
 mod error;
 mod fork;
 mod gate;
+mod nodes;
 mod pool;
 mod team;
 
 pub use cores::cores;
 pub use error::{Error, Result};
+pub use nodes::{nodes, pin};
 pub use pool::Pool;

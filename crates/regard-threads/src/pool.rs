@@ -152,10 +152,28 @@ impl Pool {
     ///
     /// As [`run_with`](Self::run_with).
     pub fn run_in<W: Parts, P: Parts>(&self, workers: W, parts: P, work: impl Fn(&mut W::Part, usize, P::Part) + Sync) {
+        self.run_together(workers, parts, 1, work);
+    }
+
+    /// As [`run_in`](Self::run_in), with `together` tasks handed out at a time: for tasks that are too short to be fetched
+    /// one by one, or whose neighbours share something.
+    ///
+    /// # Panics
+    ///
+    /// As [`run_with`](Self::run_with), or if `together` is zero.
+    pub fn run_together<W: Parts, P: Parts>(
+        &self,
+        workers: W,
+        parts: P,
+        together: usize,
+        work: impl Fn(&mut W::Part, usize, P::Part) + Sync,
+    ) {
+        assert!(together > 0, "at least one task at a time");
         let (seats, count) = (workers.count(), parts.count());
         assert!(seats >= self.threads, "{seats} workers for {} threads", self.threads);
-        // The counter runs past the count by one for each thread.
-        assert!(count <= usize::MAX - self.threads, "more tasks than can be counted");
+        // The counter runs past the count by as many for each thread.
+        let past = self.threads.checked_mul(together).and_then(|past| past.checked_add(count));
+        assert!(past.is_some(), "more tasks than can be counted");
         if count == 0 {
             return;
         }
@@ -165,16 +183,19 @@ impl Pool {
             let mut worker = unsafe { workers.part(member) };
             let stop = StopAll { next: &next, count };
             loop {
-                let index = next.0.fetch_add(1, Relaxed);
-                if index >= count {
+                let first = next.0.fetch_add(together, Relaxed);
+                if first >= count {
                     break;
                 }
-                // SAFETY: the counter gives each index once, and it is below the count.
-                work(&mut worker, index, unsafe { parts.part(index) });
+                for index in first..count.min(first + together) {
+                    // SAFETY: the counter gives each index once, and it is below the count.
+                    work(&mut worker, index, unsafe { parts.part(index) });
+                }
             }
             std::mem::forget(stop);
         };
-        let shared = count > 1 && self.threads > 1 && self.team().run(count - 1, &body);
+        let turns = count.div_ceil(together);
+        let shared = turns > 1 && self.threads > 1 && self.team().run(turns - 1, &body);
         if !shared {
             body(0);
         }

@@ -55,6 +55,22 @@ proptest! {
         }
         prop_assert_eq!(sums.iter().sum::<usize>(), 3 * count * count.saturating_sub(1) / 2);
     }
+
+    /// Tasks that are handed out together go to one thread, one after the other.
+    #[test]
+    fn neighbours_stay_together(count in 0usize..300, threads in 1usize..6, together in 1usize..40) {
+        let pool = Pool::new(threads).unwrap();
+        let mut seen: Vec<Vec<usize>> = vec![Vec::new(); threads];
+        pool.run_together(each_of(&mut seen), Indices(count), together, |seen, index, ()| seen.push(index));
+        for seen in &seen {
+            for (before, after) in seen.iter().zip(&seen[1.min(seen.len())..]) {
+                prop_assert!(*after == before + 1 || after % together == 0 && after > before, "{before}, then {after}");
+            }
+        }
+        let mut all = seen.concat();
+        all.sort_unstable();
+        prop_assert_eq!(all, (0..count).collect::<Vec<_>>());
+    }
 }
 
 /// Runs tasks that each wait for all the others, so that they end only if so many threads come.

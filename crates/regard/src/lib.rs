@@ -30,9 +30,10 @@ struct Readme;
 struct Guide;
 
 pub use regard_attention::{
-    Attention, Cache, CacheDtype, Cached, Chosen, Differentiable, Dropout, Element, Error as AttentionError,
-    GradientArrays, Gradients, Inputs, Offset, Options, Outputs, PAGE, PagePool, PagedCache, Plan, Real, Regime,
-    Segment, Sequence, Sequences, Shape, SharedPrefix, Stage, State, Terms, Upstream, attention, attention_with, merge,
+    Attention, Cache, CacheDtype, Cached, Chosen, Crossovers, Differentiable, Dropout, Element,
+    Error as AttentionError, GradientArrays, Gradients, Inputs, Offset, Options, Outputs, PAGE, PagePool, PagedCache,
+    Plan, Real, Regime, Segment, Sequence, Sequences, Shape, SharedPrefix, Stage, State, Terms, Upstream, attention,
+    attention_with, merge,
 };
 pub use regard_draw as draw;
 pub use regard_kernels as kernels;

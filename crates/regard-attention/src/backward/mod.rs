@@ -146,7 +146,7 @@ pub(crate) struct BackwardPlan {
     pub keys: Cuts,
     /// Keys of a split, of each sequence.
     pub split_keys: Vec<usize>,
-    /// Rows of keys that are in no sequence.
+    /// Rows of keys that are in no sequence, or that nobody reads.
     pub dead_keys: Vec<(usize, Range<usize>)>,
 }
 
@@ -164,8 +164,10 @@ impl BackwardPlan {
             sequences.iter().zip(&split_keys).map(|(sequence, &split)| (sequence.batch, sequence.keys.clone(), split));
         let keys = Cuts::new(plan.shape.kv_heads, keys).map_err(|_| Error::SharedKeys)?;
         let mut dead_keys = Vec::new();
-        let all_keys = sequences.iter().map(|sequence| (sequence.batch, sequence.keys.clone()));
-        find_dead((plan.shape.batch, plan.shape.keys), all_keys, &mut dead_keys);
+        // Without queries nobody reads a key.
+        let readers = if plan.shape.rows() == 0 { &[][..] } else { &sequences[..] };
+        let all_keys = readers.iter().map(|sequence| (sequence.batch, sequence.keys.clone()));
+        find_dead((plan.shape.batch, plan.shape.keys), all_keys, &mut dead_keys)?;
         let mut layouts = None;
         if plan.layouts.all.iter().any(|layout| layout.lists() > 0) {
             plan.lay_out_keys(None, layouts.insert(Layouts::default()))?;
@@ -190,7 +192,8 @@ impl BackwardPlan {
 
     /// Splits of a sequence.
     pub(crate) fn splits(&self, sequence: usize) -> usize {
-        self.keys.blocks(sequence, 0).len()
+        // Of no heads there are no blocks, not even of the first.
+        if self.keys.count() == 0 { 0 } else { self.keys.blocks(sequence, 0).len() }
     }
 }
 
@@ -233,9 +236,10 @@ impl Plan {
         pool: &Pool,
     ) -> Result<(), Error> {
         let pass = Pass::<T, O, E>::new(self, backward, inputs, upstream, gradients.bias.is_some());
-        let units = self.sequences.len() * self.shape.kv_heads;
+        // Without queries there are no rows to be packed.
+        let units = if self.shape.rows() == 0 { 0 } else { self.sequences.len() * self.shape.kv_heads };
         let in_flight = (IN_FLIGHT_BYTES / pass.unit_need().bytes().max(1)).clamp(1, units.max(1));
-        let worker = split::need::<E>(pass.room).and(Need::of::<f32>(pass.room.width_k));
+        let worker = split::need::<E>(pass.room);
         let mut frame = scratch.frame(pass.unit_need().times(in_flight).and(worker.times(pool.threads())))?;
         self.clear_gradients(backward, &mut gradients);
         if let Some(sinks) = gradients.sinks {
@@ -378,28 +382,30 @@ impl<'p, 'a, T: Differentiable, O: Differentiable, E: Transposable> Pass<'p, 'a,
         // Partial gradients of queries are added up in the order of the splits.
         let (partials, touched) = (&*partials, &*touched);
         let failure = Failure::default();
-        let workers = frame.split(pool.threads(), Need::of::<f32>(room.width_k));
-        let parts = backwards(q.cut(self.group, query_cuts)?, all_of(query_cuts));
-        pool.run_in(workers, parts, |frame, _, (index, mut q)| {
+        pool.run(backwards(q.cut(self.group, query_cuts)?, all_of(query_cuts)), |_, (index, mut q)| {
             let (sequence, head, block) = query_cuts.place(index);
             let first = block * self.plan.sequences[sequence].block;
             let own = key_cuts.blocks(sequence, head);
             let own = own.start - splits.start..own.end - splits.start;
-            let mut frame = frame.scope();
-            let sum = frame.take::<f32>(room.width_k);
-            for i in 0..q.shape()[2] {
-                for g in 0..self.group {
-                    let row = (first + i) * self.group + g;
-                    sum.fill(0.0);
-                    for split in own.clone() {
-                        if touched[split * room.chunks() + row / room.chunk] != 0 {
-                            let partial = &partials[split * room.partial() + row * room.width_k..][..room.width_k];
-                            sum.iter_mut().zip(partial).for_each(|(sum, x)| *sum += x);
-                        }
+            for g in 0..self.group {
+                let mut rows = q.rows_mut(0, g);
+                let mut done = 0;
+                while done < rows.rows() {
+                    // As many as lie in one chunk: there each split has all of them or none.
+                    let row = (first + done) * self.group + g;
+                    let chunk = row / room.chunk;
+                    let count = ((chunk + 1) * room.chunk - row).div_ceil(self.group).min(rows.rows() - done);
+                    let mut parts: [&[f32]; SPLITS] = [&[]; SPLITS];
+                    let mut touching = 0;
+                    for split in own.clone().filter(|split| touched[split * room.chunks() + chunk] != 0) {
+                        parts[touching] = &partials[split * room.partial() + row * room.width_k..];
+                        touching += 1;
                     }
-                    let (to, scale) = (q.rows_mut(0, g), self.plan.scale as f32);
-                    let mut to = to;
-                    failure.catch(|| Ok(self.plan.kernels.store_scaled(sum, scale, to.row_mut(i))?));
+                    let (columns, stride) = (0..rows.cols(), self.group * room.width_k);
+                    let to = rows.reborrow().block(done..done + count, columns);
+                    let scale = self.plan.scale as f32;
+                    failure.catch(|| Ok(self.plan.kernels.store_sum(&parts[..touching], stride, scale, to)?));
+                    done += count;
                 }
             }
         });
@@ -428,7 +434,9 @@ impl<'p, 'a, T: Differentiable, O: Differentiable, E: Transposable> Pass<'p, 'a,
     fn row_statistics(&self, batch: usize, head: usize, row: usize) -> (f32, f32) {
         let of = |tensor: &Tensor<'a, O>| tensor.rows(batch, head).row(row);
         let (out, gradient) = (of(&self.upstream.out), of(&self.upstream.out_gradient));
-        let delta = self.plan.kernels.dot(out, gradient).expect("rows of one length");
+        // A row without keys is 0, and adds nothing whatever flows into it: 0·NaN would be NaN.
+        let seen = out.iter().any(|x| x.to_f32() != 0.0);
+        let delta = if seen { self.plan.kernels.dot(out, gradient).expect("rows of one length") } else { 0.0 };
         let lse_gradient = self.upstream.lse_gradient.map_or(0.0, |tensor| tensor.rows(batch, head).row(row)[0]);
         (self.upstream.lse.rows(batch, head).row(row)[0], delta - lse_gradient)
     }

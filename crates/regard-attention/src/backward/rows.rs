@@ -31,7 +31,9 @@ pub(crate) struct Room {
 impl Room {
     pub(crate) fn of<E: Transposable>(rows: usize, dim_k: usize, dim_v: usize) -> Room {
         let chunk = rows.clamp(1, TILES * ROWS).next_multiple_of(ROWS);
-        let (width_k, width_v) = (dim_k.next_multiple_of(COLUMNS), dim_v.next_multiple_of(COLUMNS));
+        // What no memory holds saturates, and is refused where memory is asked for.
+        let width = |dim: usize| dim.checked_next_multiple_of(COLUMNS).unwrap_or(usize::MAX);
+        let (width_k, width_v) = (width(dim_k), width(dim_v));
         let (steps_k, steps_v) = (dim_k.div_ceil(E::DEPTH), dim_v.div_ceil(E::DEPTH));
         let (one_k, one_v) = (steps_k == width_k, steps_v == width_v);
         let chunks = rows.div_ceil(chunk).max(1);

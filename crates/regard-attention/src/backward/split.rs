@@ -3,16 +3,17 @@
 use std::ops::Range;
 
 use regard_kernels::{
-    Adjustment, GradientRows, KeyNumbers, KeyPanels, KeyPlaces, Number, PANEL, Pairs, ROWS, Region, Transposable,
-    Weighing,
+    Adjustment, COLUMNS, GradientRows, KeyNumbers, KeyPanels, KeyPlaces, Number, PANEL, Pairs, ROWS, Region,
+    Transposable, Weighing,
 };
 use regard_masks::{BlockLayout, Span, Spans};
-use regard_memory::{Frame, Need, TensorMut};
+use regard_memory::{Frame, Need, RowsMut, TensorMut};
 
 use crate::Error;
 use crate::backward::bias::BiasShape;
 use crate::backward::rows::{Room, RowsOf};
 use crate::backward::{Differentiable, PANELS, Pass};
+use crate::fold::TILES;
 use crate::plan::Unit;
 use crate::scoring::{Keys, Scoring};
 
@@ -113,15 +114,9 @@ impl<T: Differentiable, O: Differentiable, E: Transposable> Pass<'_, '_, T, O, E
             let mut block_sums = KeySums { keys: &mut *sums.keys, values: &mut *sums.values };
             self.block(unit, &scoring, rows, &block, &mut partial, &mut pairs, &mut block_sums, &mut bias)?;
             let scale = self.plan.scale as f32;
-            for key in 0..here {
-                let row = done + key;
-                kernels.store_scaled(&sums.keys[key * room.width_k..], scale, k.rows_mut(0, 0).row_mut(row))?;
-                kernels.store_scaled(
-                    &sums.values[key * room.width_v..],
-                    scoring.gain(),
-                    v.rows_mut(0, 0).row_mut(row),
-                )?;
-            }
+            let (k, v) = (rows_of(k, done..done + here), rows_of(v, done..done + here));
+            kernels.store_sum(&[&*sums.keys], room.width_k, scale, k)?;
+            kernels.store_sum(&[&*sums.values], room.width_v, scoring.gain(), v)?;
         }
         Ok(())
     }
@@ -213,7 +208,7 @@ impl<T: Differentiable, O: Differentiable, E: Transposable> Pass<'_, '_, T, O, E
                 d_scores: bias.shape.map(|_| &mut bias.of_scores[..count * columns]),
             };
             self.plan.kernels.recompute::<E>(&tile_rows, &some, &mut weighing, pairs, place, here.clone())?;
-            cell.keep(place, here);
+            cell.keep(place, here, live);
             if let Some(shape) = bias.shape {
                 for (r, of_row) in of_tile.clone().zip(bias.of_scores.chunks_exact(columns)) {
                     shape.add(bias.sums, r / self.group, r % self.group, first_key - bias.first_key, of_row);
@@ -238,19 +233,11 @@ impl<T: Differentiable, O: Differentiable, E: Transposable> Pass<'_, '_, T, O, E
         let (room, kernels) = (self.room, self.plan.kernels);
         let (queries, output_gradients) = rows.chunk_down(chunk);
         cell.clear_gaps(pairs)?;
-        for (tiles, panels) in cell.by_panel() {
-            let region = Region::Whole {
-                rows: tiles.start * ROWS..tiles.end * ROWS,
-                keys: panels.start * PANEL..panels.end * PANEL,
-            };
+        for region in cell.by_columns() {
             kernels.add_value_gradients(pairs, region.clone(), output_gradients, room.width_v, sums.values)?;
             kernels.add_key_gradients(pairs, region, queries, room.width_k, sums.keys)?;
         }
-        for (tiles, panels) in cell.by_tile() {
-            let region = Region::Whole {
-                rows: tiles.start * ROWS..tiles.end * ROWS,
-                keys: panels.start * PANEL..panels.end * PANEL,
-            };
+        for region in cell.by_tile() {
             kernels.add_query_gradients(pairs, region, keys.keys_down, room.width_k, gradient)?;
         }
         Ok(())
@@ -304,63 +291,84 @@ impl<T: Differentiable, O: Differentiable, E: Transposable> Pass<'_, '_, T, O, E
     }
 }
 
-/// Which panels of a block the tiles of a chunk keep, a bit each.
+/// Some rows of a part of a tensor that has one head.
+fn rows_of<'a, G>(part: &'a mut TensorMut<'_, G>, rows: Range<usize>) -> RowsMut<'a, G> {
+    let all = part.rows_mut(0, 0);
+    let columns = 0..all.cols();
+    all.block(rows, columns)
+}
+
+/// Which keys of a block the tiles of a chunk keep.
 #[derive(Clone, Copy, Debug, Default)]
 struct Cell {
-    kept: [u8; crate::fold::TILES],
+    /// Of each tile, a bit for each [`COLUMNS`] keys.
+    kept: [u16; TILES],
+    /// Of each tile, a bit for each panel whose pairs were made.
+    made: [u8; TILES],
 }
+
+/// Columns that are kept or not together, in a block.
+const COLUMNS_OF_BLOCK: usize = KEYS / COLUMNS;
 
 impl Cell {
     fn clear(&mut self) {
         *self = Cell::default();
     }
 
-    fn keep(&mut self, tile: usize, panels: Range<usize>) {
-        panels.for_each(|panel| self.kept[tile] |= 1 << panel);
-    }
-
-    /// The tiles that keep anything.
-    fn tiles(&self) -> impl Iterator<Item = usize> {
-        (0..self.kept.len()).filter(|&tile| self.kept[tile] != 0)
-    }
-
-    /// From the first tile that keeps a panel to the last.
-    fn tiles_of(&self, panel: usize) -> Range<usize> {
-        let keeps = |tile: &usize| self.kept[*tile] >> panel & 1 == 1;
-        let first = (0..self.kept.len()).find(keeps);
-        first.map_or(0..0, |first| first..(0..self.kept.len()).rev().find(keeps).unwrap_or(first) + 1)
-    }
-
-    /// From the first panel that a tile keeps to the last.
-    fn panels_of(&self, tile: usize) -> Range<usize> {
-        let kept = self.kept[tile];
-        if kept == 0 { 0..0 } else { kept.trailing_zeros() as usize..(u8::BITS - kept.leading_zeros()) as usize }
-    }
-
-    /// Makes 0 of the pairs that a product goes over although no tile keeps them.
-    fn clear_gaps<E: Transposable>(&self, pairs: &mut Pairs<'_, E>) -> Result<(), Error> {
-        for panel in 0..PANELS {
-            for tile in self.tiles_of(panel).filter(|&tile| self.kept[tile] >> panel & 1 == 0) {
-                pairs.clear(tile, panel..panel + 1)?;
-            }
+    /// Takes in a span of a tile, counted from the block's first panel; of a rim, the bits of its rows.
+    fn keep(&mut self, tile: usize, panels: Range<usize>, live: Option<&[u64]>) {
+        let keys = live.map_or(u64::MAX, |rows| rows.iter().fold(0, |all, row| all | row));
+        let some = |columns: usize| keys >> (columns * COLUMNS) & ((1 << COLUMNS) - 1) != 0;
+        let columns =
+            (0..PANEL / COLUMNS).filter(|&columns| some(columns)).fold(0, |bits, columns| bits | 1 << columns);
+        for panel in panels {
+            self.kept[tile] |= columns << (panel * PANEL / COLUMNS);
+            self.made[tile] |= 1 << panel;
         }
-        for tile in self.tiles() {
-            for panel in self.panels_of(tile).filter(|panel| self.kept[tile] >> panel & 1 == 0) {
+    }
+
+    /// From the first tile that keeps keys of some columns to the last.
+    fn tiles_of(&self, columns: usize) -> Range<usize> {
+        let keeps = |tile: &usize| self.kept[*tile] >> columns & 1 == 1;
+        let first = (0..TILES).find(keeps);
+        first.map_or(0..0, |first| first..(0..TILES).rev().find(keeps).unwrap_or(first) + 1)
+    }
+
+    /// From the first columns that a tile keeps keys of to the last.
+    fn columns_of(&self, tile: usize) -> Range<usize> {
+        let kept = self.kept[tile];
+        if kept == 0 { 0..0 } else { kept.trailing_zeros() as usize..(u16::BITS - kept.leading_zeros()) as usize }
+    }
+
+    /// Makes 0 of the pairs that a product goes over although no tile keeps them. What is made is 0 where it is not kept.
+    fn clear_gaps<E: Transposable>(&self, pairs: &mut Pairs<'_, E>) -> Result<(), Error> {
+        let mut gaps = [0; TILES];
+        for columns in 0..COLUMNS_OF_BLOCK {
+            self.tiles_of(columns).for_each(|tile| gaps[tile] |= 1 << (columns * COLUMNS / PANEL));
+        }
+        for (tile, gaps) in gaps.iter_mut().enumerate() {
+            self.columns_of(tile).for_each(|columns| *gaps |= 1 << (columns * COLUMNS / PANEL));
+            let gaps: u8 = *gaps & !self.made[tile];
+            for panel in (0..PANELS).filter(|panel| gaps >> panel & 1 == 1) {
                 pairs.clear(tile, panel..panel + 1)?;
             }
         }
         Ok(())
     }
 
-    /// Panels that the same tiles keep, together with these.
-    fn by_panel(&self) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
-        runs(PANELS, |panel| self.tiles_of(panel)).map(|(panels, tiles)| (tiles, panels))
+    /// Columns that the same tiles keep keys of, together with these.
+    fn by_columns(&self) -> impl Iterator<Item = Region<'static>> {
+        runs(COLUMNS_OF_BLOCK, |columns| self.tiles_of(columns)).map(|(columns, tiles)| region(tiles, columns))
     }
 
-    /// Tiles that keep the same panels, together with these.
-    fn by_tile(&self) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
-        runs(self.kept.len(), |tile| self.panels_of(tile))
+    /// Tiles that keep keys of the same columns, together with these.
+    fn by_tile(&self) -> impl Iterator<Item = Region<'static>> {
+        runs(TILES, |tile| self.columns_of(tile)).map(|(tiles, columns)| region(tiles, columns))
     }
+}
+
+fn region(tiles: Range<usize>, columns: Range<usize>) -> Region<'static> {
+    Region::Whole { rows: tiles.start * ROWS..tiles.end * ROWS, keys: columns.start * COLUMNS..columns.end * COLUMNS }
 }
 
 /// Runs of neighbours to which the same range belongs; those with an empty one left out.

@@ -71,7 +71,10 @@ impl Plan {
         expect("queries", q.shape(), [batch, heads, queries, dim_k])?;
         terms.check(self.shape, self.sequences.len())?;
         outputs.check(self.shape)?;
-        if self.sequences.len() != batch || caches.len() != batch {
+        if self.sequences.len() != batch {
+            return Err(Error::Packed);
+        }
+        if caches.len() != batch {
             let expected = format!("{batch}, one for each batch entry");
             return Err(Error::Axis { tensor: "caches", axis: "batch", has: caches.len(), expected });
         }
@@ -90,7 +93,7 @@ impl Plan {
                 return Err(Error::CacheDtypes { first, other: dtype });
             }
         }
-        if batch * heads * queries == 0 {
+        if self.shape.rows() == 0 {
             return Ok(());
         }
         let view = |batch: usize| caches[batch].view();
@@ -113,14 +116,14 @@ impl Plan {
     }
 
     fn need_folded<E: Operand>(&self, threads: usize) -> Need {
-        let Shape { batch, heads, queries, dim_k, dim_v, .. } = self.shape;
+        let Shape { dim_k, dim_v, .. } = self.shape;
         let size = PanelSize::of::<E>(dim_k, dim_v);
         let phase = |phase| {
             let fold = Fold::<E>::new(self, phase, size, Terms::default());
             if fold.units() == 0 { Need::NONE } else { fold.need(fold.units(), threads) }
         };
         let most = self.phases.iter().map(phase).fold(Need::NONE, Need::or);
-        most.and(Need::of::<f32>(batch * heads * queries))
+        most.and(Need::of::<f32>(self.shape.rows()))
     }
 
     fn fold_cached<'c, T: Element, E: Operand, O: Number>(
@@ -137,7 +140,7 @@ impl Plan {
         let Outputs { mut out, lse } = outputs;
         let mut lse = match lse {
             Some(lse) => lse,
-            None => TensorMut::contiguous(frame.take(batch * heads * queries), [batch, heads, queries, 1])?,
+            None => TensorMut::contiguous(frame.take(self.shape.rows()), [batch, heads, queries, 1])?,
         };
         self.clear_dead(&mut out, &mut lse);
         for phase in &self.phases {

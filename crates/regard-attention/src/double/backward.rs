@@ -37,9 +37,11 @@ impl Plan {
         fill(&mut k, &backward.dead_keys, 0.0);
         fill(&mut v, &backward.dead_keys, 0.0);
         let pass = Pass { plan: self, inputs, upstream };
-        pool.run(q.cut(self.shape.group(), &backward.queries)?, |block, q| pass.queries(backward, block, q));
-        let parts = (k.cut(1, &backward.keys)?, v.cut(1, &backward.keys)?);
-        pool.run(parts, |split, (k, v)| pass.keys(backward, split, k, v));
+        if self.shape.rows() > 0 {
+            pool.run(q.cut(self.shape.group(), &backward.queries)?, |block, q| pass.queries(backward, block, q));
+            let parts = (k.cut(1, &backward.keys)?, v.cut(1, &backward.keys)?);
+            pool.run(parts, |split, (k, v)| pass.keys(backward, split, k, v));
+        }
         if let Some(bias) = bias {
             let shape = bias.shape();
             pool.run(bias.block_parts(1, BIAS_ROWS), |part, bias| pass.bias(shape, part, bias));
@@ -173,10 +175,12 @@ impl Flow<'_> {
         self.row.seen(keys).map(|key| {
             let capped = self.row.capped(key);
             let weight = (self.row.adjusted(key, capped) - self.lse).exp();
-            let kept = self.row.kept(key);
-            let score = weight * (kept * dot(self.out_gradient, self.row.values.row(key)) + self.shift);
+            let gain = self.row.kept(key);
+            // What falls is 0, whatever it was.
+            let kept = |x: f64| if gain == 0.0 { 0.0 } else { gain * x };
+            let score = weight * (kept(dot(self.out_gradient, self.row.values.row(key))) + self.shift);
             let product = self.row.scale() * score * self.row.bend(capped);
-            Pair { key, weight: kept * weight, score, product }
+            Pair { key, weight: kept(weight), score, product }
         })
     }
 }

@@ -43,6 +43,9 @@ impl Plan {
     ) -> Result<(), Error> {
         inputs.check(self.shape, self.sequences.len())?;
         outputs.check(self.shape)?;
+        if self.shape.rows() == 0 {
+            return Ok(());
+        }
         let Outputs { mut out, mut lse } = outputs;
         fill(&mut out, &self.dead, 0.0);
         if let Some(lse) = &mut lse {

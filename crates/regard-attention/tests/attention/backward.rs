@@ -1,56 +1,80 @@
 //! Gradients, against the definition in f64.
 
+use half::{bf16, f16};
 use proptest::prelude::*;
-use regard_oracle::{Gradients, Precision, Problem, largest_error, problems, widen, within_twice_plain};
+use regard_oracle::{Precision, Problem, Set, Sizes, problems};
 use regard_simd::Isa;
 
-use crate::support::{Asked, on, pool, tries};
+use crate::support::{Asked, Backward, Order, Precisions, Stored, calls, on, orders, tries};
 
-/// The exact gradients of a problem, those of the plain method, and what weights are off by that are computed anew from a
-/// log-sum-exp in f32.
-fn defined(problem: &Problem) -> (Gradients, Gradients, f64) {
-    let (dout, dlse) = (widen(&problem.dout), widen(&problem.dlse));
-    problem.define(
-        |pair| Asked::keeps(problem, pair),
-        |call| {
-            let exact = call.gradients(&dout, &dlse);
-            let plain = call.plain_gradients(&dout, &dlse, Precision::F32, Precision::F32);
-            let sums = call.exact().lse.into_iter().filter(|lse| lse.is_finite());
-            let exponent = sums.fold(call.largest_score(), |most, lse| most.max(lse.abs()));
-            // The exponent in base 2 is rounded a few times, and so is the log-sum-exp.
-            (exact, plain, 4.0 * Precision::F32.ulp(exponent.max(1.0)))
-        },
-    )
+/// All gradients of a call are as their definition says on every instruction set, in its own type and in f32.
+fn are_right<T: Stored>(problem: &Problem, orders: [Order; 5]) -> Result<(), TestCaseError> {
+    let problem = &problem.rounded(T::PRECISIONS.stored);
+    let reference = Backward::new(problem, Precisions { result: Precision::F32, ..T::PRECISIONS });
+    for isa in Isa::available() {
+        let asked = Asked { orders, ..Asked::new(problem, isa) };
+        let outcome = asked.run::<T, T>();
+        let wide = asked.backward::<T, f32>(&outcome);
+        on(isa, reference.judge(&wide))?;
+        // In the type of the inputs they are the same, rounded.
+        let narrow = asked.backward::<T, T>(&outcome);
+        for (narrow, wide) in [(narrow.dq, wide.dq), (narrow.dk, wide.dk), (narrow.dv, wide.dv)] {
+            let rounded = wide.iter().map(|&x| T::PRECISIONS.result.round(x)).collect::<Vec<_>>();
+            prop_assert!(narrow == rounded, "{isa}: not rounded from f32");
+        }
+    }
+    Ok(())
 }
 
-/// Whether the gradients of a problem are as good as they must be.
-fn judge(problem: &Problem, isa: Isa) -> Result<(), String> {
-    let asked = Asked { problem, isa, pool: pool() };
-    let ours = asked.backward::<f32>(&asked.run::<f32>());
-    let (exact, plain, weight) = defined(problem);
-    // All gradients are sums of terms as large as the largest of them, each with its weight's error.
-    let all = [&exact.dq, &exact.dk, &exact.dv, &exact.dbias, &exact.dsinks];
-    let magnitude = all.into_iter().flatten().filter(|x| x.is_finite()).fold(1.0f64, |most, x| most.max(x.abs()));
-    let one = |name: &str, ours: &[f32], exact: &[f64], plain: &[f64]| {
-        within_twice_plain(ours, exact, largest_error(plain, exact), weight * magnitude)
-            .map_err(|what| format!("{name}: {what}"))
-    };
-    one("dq", &ours.dq, &exact.dq, &plain.dq)?;
-    one("dk", &ours.dk, &exact.dk, &plain.dk)?;
-    one("dv", &ours.dv, &exact.dv, &plain.dv)?;
-    one("dbias", ours.dbias.as_deref().unwrap_or_default(), &exact.dbias, &plain.dbias)?;
-    one("dsinks", ours.dsinks.as_deref().unwrap_or_default(), &exact.dsinks, &plain.dsinks)
+fn all_orders() -> impl Strategy<Value = [Order; 5]> {
+    [orders(), orders(), orders(), orders(), orders()]
 }
 
 proptest! {
-    #![proptest_config(tries(200))]
+    #![proptest_config(tries(100))]
 
-    /// Whatever the call has of options: lengths, segments, softcap, bias, ALiBi, sinks, dropout.
     #[test]
-    fn are_those_of_the_definition(problem in problems()) {
-        prop_assume!(problem.sizes.batch > 0);
-        for isa in Isa::available() {
-            on(isa, judge(&problem, isa))?;
-        }
+    fn small_in_f32(problem in problems(), orders in all_orders()) {
+        are_right::<f32>(&problem, orders)?;
+    }
+
+    #[test]
+    fn small_in_bf16(problem in problems(), orders in all_orders()) {
+        are_right::<bf16>(&problem, orders)?;
+    }
+
+    #[test]
+    fn small_in_f16(problem in problems(), orders in all_orders()) {
+        are_right::<f16>(&problem, orders)?;
+    }
+}
+
+proptest! {
+    #![proptest_config(tries(24))]
+
+    #[test]
+    fn in_f32(problem in calls(), orders in all_orders()) {
+        are_right::<f32>(&problem, orders)?;
+    }
+
+    #[test]
+    fn in_bf16(problem in calls(), orders in all_orders()) {
+        are_right::<bf16>(&problem, orders)?;
+    }
+
+    #[test]
+    fn in_f16(problem in calls(), orders in all_orders()) {
+        are_right::<f16>(&problem, orders)?;
+    }
+}
+
+#[test]
+fn no_gradient_of_the_log_sum_exp_is_one_of_zeros() {
+    let sizes = Sizes { batch: 2, heads: 4, kv_heads: 2, queries: 30, keys: 70, dim_k: 16, dim_v: 24 };
+    let without = Problem { sinks: Some(vec![0.5; 4]), dlse: vec![], ..Problem::of(sizes, Set::Causal, 1) };
+    let zeros = Problem { dlse: vec![0.0; sizes.lse().iter().product()], ..without.clone() };
+    for isa in Isa::available() {
+        let [without, zeros] = [&without, &zeros].map(|problem| Asked::new(problem, isa).results::<f32>());
+        assert_eq!(without.bits(), zeros.bits(), "{isa}");
     }
 }

@@ -2,104 +2,114 @@
 
 use half::bf16;
 use proptest::prelude::*;
+use regard_oracle::{Problem, Set, Sizes, problems};
 use regard_simd::Isa;
 use regard_threads::Pool;
 
-use crate::support::{Case, Inputs, Set, Stored, cases, numbers, run, run_on, tries};
+use crate::support::{Asked, Stored, alone, calls, tries};
 
-/// One batch entry of a call.
-fn entry(case: &Case, inputs: &Inputs, b: usize) -> (Case, Inputs) {
-    let part = |x: &[f32]| {
-        let len = x.len() / case.shape.batch;
-        x[b * len..][..len].to_vec()
-    };
-    let mut alone = case.clone();
-    alone.shape.batch = 1;
-    (alone, Inputs { q: part(&inputs.q), k: part(&inputs.k), v: part(&inputs.v) })
+/// Small calls and calls of every regime.
+fn all() -> impl Strategy<Value = Problem> {
+    prop_oneof![problems(), calls()]
 }
 
-fn any_threads<T: Stored>(case: &Case, pools: &[Pool]) -> Result<(), TestCaseError> {
-    let inputs = case.inputs();
+fn any_threads<T: Stored>(problem: &Problem, pools: &[Pool]) -> Result<(), TestCaseError> {
     for isa in Isa::available() {
-        let first = run::<T>(case, &inputs, isa).bits();
+        let asked = Asked::new(problem, isa);
+        let first = asked.results::<T>().bits();
         for pool in pools {
-            let again = run_on::<T>(case, &inputs, isa, pool).bits();
-            prop_assert!(again == first, "{} on {} threads", isa, pool.threads());
-        }
-    }
-    Ok(())
-}
-
-fn any_batch<T: Stored>(case: &Case) -> Result<(), TestCaseError> {
-    let inputs = case.inputs();
-    for isa in Isa::available() {
-        let together = run::<T>(case, &inputs, isa);
-        for b in 0..case.shape.batch {
-            let (alone, numbers) = entry(case, &inputs, b);
-            let single = run::<T>(&alone, &numbers, isa);
-            for (h, i) in (0..case.shape.heads).flat_map(|h| (0..case.shape.queries).map(move |i| (h, i))) {
-                let same = together.row(case.shape, b, h, i) == single.row(alone.shape, 0, h, i);
-                prop_assert!(same, "{}: batch entry {}, head {}, query {}", isa, b, h, i);
+            // Planned anew, too.
+            for ((name, first), (_, again)) in first.iter().zip(Asked { pool, ..asked }.results::<T>().bits()) {
+                prop_assert!(*first == again, "{isa} on {} threads: {name}", pool.threads());
             }
         }
     }
     Ok(())
 }
 
-/// Puts other numbers into all tokens from position `first` on.
-fn change_from(case: &Case, inputs: &Inputs, first: i64) -> Inputs {
-    let [q, k, v, ..] = case.shapes();
-    let change = |x: &[f32], [batch, heads, seq, dim]: [usize; 4], offset: i64, seed| {
-        let (mut changed, other) = (x.to_vec(), numbers(seed, x.len()));
-        for row in 0..batch * heads * seq {
-            if (row % seq) as i64 + offset >= first {
-                let row = row * dim..(row + 1) * dim;
-                changed[row.clone()].iter_mut().zip(&other[row]).for_each(|(x, other)| *x = 100.0 * other);
+/// A sequence of a call is the call of itself, if dropout knows it by the same number.
+fn any_company<T: Stored>(problem: &Problem) -> Result<(), TestCaseError> {
+    for isa in Isa::available() {
+        let together = Asked::new(problem, isa).results::<T>();
+        for (number, sequence) in problem.sequences.iter().enumerate() {
+            let own = alone(problem, sequence);
+            let single = Asked { ids: Some(&[number as u64]), ..Asked::new(&own, isa) }.results::<T>();
+            let (single, together) = (single.bits_of(&own, &own.sequences[0]), together.bits_of(problem, sequence));
+            for ((name, single), (_, together)) in single.into_iter().zip(together) {
+                prop_assert!(single == together, "{isa}: {name} of sequence {number}");
             }
         }
-        changed
-    };
-    Inputs { q: change(&inputs.q, q, case.offset(), 1), k: change(&inputs.k, k, 0, 2), v: change(&inputs.v, v, 0, 3) }
+    }
+    Ok(())
 }
 
-fn no_later_token<T: Stored>(case: &Case, first: i64) -> Result<(), TestCaseError> {
-    let inputs = case.inputs();
-    let changed = change_from(case, &inputs, first);
-    let shape = case.shape;
+/// The sequences of a call in another order, each with its number.
+fn any_order<T: Stored>(problem: &Problem, first: usize) -> Result<(), TestCaseError> {
+    let mut order: Vec<usize> = (0..problem.sequences.len()).rev().collect();
+    let first = first % order.len().max(1);
+    order.rotate_left(first);
+    let sequences = order.iter().map(|&number| problem.sequences[number].clone()).collect();
+    let ids: Vec<u64> = order.iter().map(|&number| number as u64).collect();
+    let other = Problem { sequences, ..problem.clone() };
     for isa in Isa::available() {
-        let (before, after) = (run::<T>(case, &inputs, isa), run::<T>(case, &changed, isa));
-        for i in (0..shape.queries).filter(|&i| i as i64 + case.offset() < first) {
-            for (b, h) in (0..shape.batch).flat_map(|b| (0..shape.heads).map(move |h| (b, h))) {
-                let same = before.row(shape, b, h, i) == after.row(shape, b, h, i);
-                prop_assert!(same, "{}: query {} of {} {} sees a token from {} on", isa, i, b, h, first);
-            }
+        let one = Asked::new(problem, isa).results::<T>();
+        let another = Asked { ids: Some(&ids), ..Asked::new(&other, isa) }.results::<T>();
+        // What is added up over sequences is so in their order.
+        for ((name, one), (_, another)) in one.bits().into_iter().zip(another.bits()).take(5) {
+            prop_assert!(one == another, "{isa}: {name}");
         }
     }
     Ok(())
 }
 
 proptest! {
-    #![proptest_config(tries(24))]
+    #![proptest_config(tries(40))]
 
     #[test]
-    fn on_any_number_of_threads(case in cases()) {
+    fn on_any_number_of_threads(problem in all()) {
         let pools = [1, 1, 3].map(|threads| Pool::new(threads).expect("threads"));
-        any_threads::<f32>(&case, &pools)?;
-        any_threads::<bf16>(&case, &pools)?;
+        any_threads::<f32>(&problem, &pools)?;
+        any_threads::<bf16>(&problem, &pools)?;
     }
 
     #[test]
-    fn alone_or_in_any_batch(mut case in cases(), batch in 2..=4_usize) {
-        case.shape.batch = batch;
-        any_batch::<f32>(&case)?;
-        any_batch::<bf16>(&case)?;
+    fn alone_padded_or_packed(problem in all()) {
+        any_company::<f32>(&problem)?;
+        any_company::<bf16>(&problem)?;
     }
 
     #[test]
-    fn causally(mut case in cases(), place in 0.0..1.0) {
-        case.set = Set::Causal & case.set;
-        let first = case.offset() + (place * case.shape.queries as f64) as i64;
-        no_later_token::<f32>(&case, first)?;
-        no_later_token::<bf16>(&case, first)?;
+    fn packed_in_any_order(problem in all(), first: usize) {
+        any_order::<f32>(&problem, first)?;
+        any_order::<bf16>(&problem, first)?;
+    }
+}
+
+#[test]
+fn another_number_is_another_dropout() {
+    let sizes = Sizes { batch: 1, heads: 2, kv_heads: 1, queries: 20, keys: 70, dim_k: 8, dim_v: 8 };
+    let problem = Problem { dropout: Some(0.3), ..Problem::of(sizes, Set::Causal, 1) };
+    let asked = Asked::new(&problem, Isa::best());
+    let by = |id: u64| Asked { ids: Some(&[id]), ..asked }.results::<f32>().bits();
+    assert_eq!(by(0), asked.results::<f32>().bits());
+    assert_ne!(by(1 << 40), by(0));
+}
+
+/// Whether an entry's scattered keys are gathered depends on its own mask, not on what another keeps.
+#[test]
+fn few_keys_beside_a_scattered_mask() {
+    let few = Set::GlobalKeys(vec![3, 100, 222]);
+    let scattered = Set::KeySet((0..300).map(|key| key % 41 == 5).collect());
+    let sizes = Sizes { batch: 2, heads: 2, kv_heads: 1, queries: 40, keys: 300, dim_k: 16, dim_v: 16 };
+    let problem = Problem::of(sizes, Set::ByBatch(vec![few, scattered]), 1);
+    for isa in Isa::available() {
+        let together = Asked::new(&problem, isa);
+        assert!(together.plan().layout(1, 0).lists() > 0, "the scattered keys are gathered");
+        let together = together.results::<f32>();
+        for (number, sequence) in problem.sequences.iter().enumerate() {
+            let own = alone(&problem, sequence);
+            let single = Asked { ids: Some(&[number as u64]), ..Asked::new(&own, isa) }.results::<f32>();
+            assert_eq!(single.bits_of(&own, &own.sequences[0]), together.bits_of(&problem, sequence), "{isa}");
+        }
     }
 }

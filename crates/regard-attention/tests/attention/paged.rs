@@ -3,23 +3,23 @@
 use std::ops::Range;
 
 use proptest::prelude::*;
-use regard_attention::{Cache, CacheDtype, Cached, Outputs, PAGE, PagePool, PagedCache, Plan, Shape, Terms};
+use regard_attention::{Cache, CacheDtype, Cached, Outputs, PAGE, PagePool, PagedCache, Plan, Terms};
 use regard_masks::Mask;
 use regard_memory::{Tensor, TensorMut};
-use regard_oracle::{Precision, numbers};
+use regard_oracle::{Precision, Problem, Set, Sizes, numbers};
 use regard_simd::Isa;
 
 use crate::cache::{chunks, sessions};
 use crate::support::{
-    AnyCache, Case, DTYPES, Inputs, Outcome, Reference, Set, decode, exact_in_bytes, on, pool, precisions_of,
-    run_cached, seen_through, soiled, tokens, tries,
+    AnyCache, Asked, DTYPES, Forward, Outcome, decode, exact_in_bytes, on, pool, precisions_of, run_cached,
+    seen_through, shape_of, soiled, tokens, tries,
 };
 
 const KV_HEADS: usize = 2;
 const DIM: usize = 16;
 
-fn shape(queries: usize, keys: usize) -> Shape {
-    Shape { batch: 1, heads: 2 * KV_HEADS, kv_heads: KV_HEADS, queries, keys, dim_k: DIM, dim_v: DIM }
+fn sizes(queries: usize, keys: usize) -> Sizes {
+    Sizes { batch: 1, heads: 2 * KV_HEADS, kv_heads: KV_HEADS, queries, keys, dim_k: DIM, dim_v: DIM }
 }
 
 /// A token of this name: its keys, or its values.
@@ -41,10 +41,9 @@ fn append(cache: &mut impl AnyCache, names: &[u64], isa: Isa) {
 }
 
 /// What the last tokens see of all.
-fn case(names: &[u64], queries: usize) -> (Case, Inputs) {
-    let case = Case::of(shape(queries.min(names.len()), names.len()), Set::Causal, 5);
-    let q = case.inputs().q;
-    (case, Inputs { q, k: rows(names, false), v: rows(names, true) })
+fn problem(names: &[u64], queries: usize) -> Problem {
+    let asked = Problem::of(sizes(queries.min(names.len()), names.len()), Set::Causal, 5);
+    Problem { k: rows(names, false), v: rows(names, true), ..asked }
 }
 
 #[derive(Clone, Debug)]
@@ -71,12 +70,12 @@ proptest! {
     #![proptest_config(tries(16))]
 
     #[test]
-    fn pages_change_no_bit(case in sessions(), chunks in chunks(), junk: bool) {
+    fn pages_change_no_bit(problem in sessions(), chunks in chunks(), junk: bool) {
         for dtype in DTYPES {
-            let inputs = seen_through(dtype, &case);
+            let problem = seen_through(dtype, &problem);
             for isa in Isa::available() {
-                let whole = decode::<Cache>(&case, &inputs, dtype, isa, &chunks, junk).bits();
-                let paged = decode::<PagedCache>(&case, &inputs, dtype, isa, &chunks, junk).bits();
+                let whole = decode::<Cache>(&problem, dtype, isa, &chunks, junk).bits();
+                let paged = decode::<PagedCache>(&problem, dtype, isa, &chunks, junk).bits();
                 prop_assert!(whole == paged, "{:?} on {}", dtype, isa);
             }
         }
@@ -116,13 +115,13 @@ proptest! {
             if names.is_empty() {
                 continue;
             }
-            let (case, inputs) = case(names, 1 + number % 4);
-            let mut alone = Cache::with_room(dtype, case.shape, names.len());
+            let problem = problem(names, 1 + number % 4);
+            let mut alone = Cache::with_room(dtype, problem.sizes, names.len());
             append(&mut alone, names, isa);
-            let outcome = run_cached(&case, &inputs, cache, isa);
-            prop_assert!(outcome.bits() == run_cached(&case, &inputs, &alone, isa).bits(), "sequence {}", number);
+            let outcome = run_cached(&problem, &[cache], isa);
+            prop_assert!(outcome.bits() == run_cached(&problem, &[&alone], isa).bits(), "sequence {}", number);
             if number == 0 {
-                let reference = Reference::new(&case, &rounded(dtype, inputs), precisions_of(dtype));
+                let reference = Forward::new(&rounded(dtype, problem), precisions_of(dtype));
                 on(isa, reference.judge(&outcome))?;
             }
         }
@@ -132,8 +131,8 @@ proptest! {
 }
 
 /// Numbers as the products over a cache see them: the keys and values are exact in all types.
-fn rounded(dtype: CacheDtype, inputs: Inputs) -> Inputs {
-    if dtype == CacheDtype::Bf16 { inputs.rounded(Precision::Bf16) } else { inputs }
+fn rounded(dtype: CacheDtype, problem: Problem) -> Problem {
+    if dtype == CacheDtype::Bf16 { problem.rounded(Precision::Bf16) } else { problem }
 }
 
 /// Several tokens are guessed at once, and some of them taken back.
@@ -141,13 +140,13 @@ fn speculate<C: AnyCache>(dtype: CacheDtype, isa: Isa, guesses: &[(usize, usize)
     let prompt = 500;
     let accepted: usize = guesses.iter().map(|(_, accepted)| accepted).sum();
     let names: Vec<u64> = (0..(prompt + accepted) as u64).collect();
-    let (case, inputs) = case(&names, accepted);
-    let inputs = rounded(dtype, inputs);
-    let mut cache = C::with_room(dtype, case.shape, names.len() + 20);
+    let inputs = rounded(dtype, problem(&names, accepted));
+    let mut cache = C::with_room(dtype, inputs.sizes, names.len() + 20);
     let (k_shape, q_shape) = ([1, KV_HEADS, names.len(), DIM], [1, 2 * KV_HEADS, accepted, DIM]);
     let of = |x, range: Range<usize>| tokens(x, k_shape, range);
     cache.append(of(&inputs.k, 0..prompt), of(&inputs.v, 0..prompt), isa);
-    let mut plan = Plan::new(shape(1, 1), &Mask::causal(), &case.options(isa)).expect("a plan");
+    let mut plan =
+        Plan::new(shape_of(sizes(1, 1)), &Mask::causal(), &Asked::new(&inputs, isa).options()).expect("a plan");
     let mut whole = Outcome { out: vec![f32::NAN; inputs.q.len()], lse: vec![f32::NAN; inputs.q.len() / DIM] };
     for &(guessed, accepted) in guesses {
         let at = cache.len();
@@ -176,7 +175,7 @@ fn speculate<C: AnyCache>(dtype: CacheDtype, isa: Isa, guesses: &[(usize, usize)
         }
         cache.truncate(at + accepted);
     }
-    Reference::new(&case, &inputs, precisions_of(dtype)).judge(&whole)
+    Forward::new(&inputs, precisions_of(dtype)).judge(&whole)
 }
 
 #[test]
@@ -207,7 +206,7 @@ fn sequences_of_all_lengths_and_both_kinds_in_one_call() {
                 let names: Vec<u64> =
                     (0..600.min(len) as u64).chain((0..).map(|i| 10_000 * number as u64 + i)).take(len).collect();
                 if number == 1 {
-                    let mut cache = Cache::with_room(dtype, shape(1, 1), 1000);
+                    let mut cache = Cache::with_room(dtype, sizes(1, 1), 1000);
                     append(&mut cache, &names, isa);
                     return Box::new(cache);
                 }
@@ -220,8 +219,8 @@ fn sequences_of_all_lengths_and_both_kinds_in_one_call() {
         let list: Vec<&dyn Cached> = caches.iter().map(|cache| &**cache).collect();
         let run = |caches: &[&dyn Cached], lengths: &[usize], q: &[f32]| {
             let batch = caches.len();
-            let mut plan =
-                Plan::new(Shape { batch, ..shape(2, 1) }, &Mask::causal(), &Default::default()).expect("a plan");
+            let mut plan = Plan::new(shape_of(Sizes { batch, ..sizes(2, 1) }), &Mask::causal(), &Default::default())
+                .expect("a plan");
             plan.resize_keys(2, lengths).expect("a layout");
             let mut out = vec![f32::NAN; q.len()];
             let shape = [batch, 2 * KV_HEADS, 2, DIM];
@@ -245,40 +244,22 @@ fn a_value_that_is_not_finite_is_seen_alike_in_pages() {
     // Under a bias that masks: the path that looks at single pairs.
     let keys = 1100;
     let names: Vec<u64> = (0..keys as u64).collect();
-    let (case, inputs) = case(&names, 3);
     let bias: Vec<f32> = (0..keys).map(|j| if j % 7 == 3 { f32::NEG_INFINITY } else { (j as f32).sin() }).collect();
-    let mut v = inputs.v.clone();
+    let mut problem = Problem { bias: Some(([1, 1, 1, keys], bias)), ..problem(&names, 3) };
+    // 500 = 71·7 + 3, and 1095 = 156·7 + 3: the bias masks all three.
     for key in [3, 500, 1095] {
-        v[key * DIM + 2] = f32::NAN;
+        problem.v[key * DIM + 2] = f32::NAN;
     }
     for dtype in DTYPES {
         for isa in Isa::available() {
-            let run = |cache: &dyn Cached| {
-                let plan = Plan::new(case.shape, &case.mask(), &case.options(isa)).expect("a plan");
-                let [q_shape, _, _, out_shape, _] = case.shapes();
-                let mut out = vec![0.0_f32; out_shape.iter().product()];
-                let terms = Terms {
-                    bias: Some(Tensor::contiguous(&bias, [1, 1, 1, keys]).expect("a bias")),
-                    ..Terms::default()
-                };
-                let to = Outputs::new(TensorMut::contiguous(&mut out, out_shape).expect("a tensor"));
-                let q = Tensor::contiguous(&inputs.q, q_shape).expect("a tensor");
-                plan.run_cached(q, &[cache], terms, to, &mut soiled(), pool()).expect("a run");
-                out
-            };
-            let fill = |cache: &mut dyn FnMut(Tensor<'_, f32>, Tensor<'_, f32>)| {
-                let of = |x| tokens(x, [1, KV_HEADS, keys, DIM], 0..keys);
-                cache(of(&inputs.k), of(&v));
-            };
-            let mut whole = Cache::with_room(dtype, case.shape, keys);
-            let mut paged = PagedCache::with_room(dtype, case.shape, keys);
-            fill(&mut |k, v| AnyCache::append(&mut whole, k, v, isa));
-            fill(&mut |k, v| AnyCache::append(&mut paged, k, v, isa));
-            let (whole, paged) = (run(&whole), run(&paged));
-            let bits = |x: &[f32]| x.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
-            assert_eq!(bits(&whole), bits(&paged), "{dtype:?} on {isa}");
-            // Of the three, one is masked by the bias (3), 500 = 71·7 + 3 is too, and 1095 = 156·7 + 3 as well.
-            assert!(whole.iter().all(|x| x.is_finite()), "{dtype:?} on {isa}");
+            let mut whole = Cache::with_room(dtype, problem.sizes, keys);
+            let mut paged = PagedCache::with_room(dtype, problem.sizes, keys);
+            let of = |x| tokens(x, [1, KV_HEADS, keys, DIM], 0..keys);
+            AnyCache::append(&mut whole, of(&problem.k), of(&problem.v), isa);
+            AnyCache::append(&mut paged, of(&problem.k), of(&problem.v), isa);
+            let outcome = run_cached(&problem, &[&whole], isa);
+            assert_eq!(outcome.bits(), run_cached(&problem, &[&paged], isa).bits(), "{dtype:?} on {isa}");
+            assert!(outcome.out.iter().all(|x| x.is_finite()), "{dtype:?} on {isa}");
         }
     }
 }
@@ -287,27 +268,23 @@ fn a_value_that_is_not_finite_is_seen_alike_in_pages() {
 fn scattered_keys_are_gathered_from_pages() {
     let keys = 3000;
     let names: Vec<u64> = (0..keys as u64).collect();
-    let (plain, inputs) = case(&names, 4);
     for set in
         [Set::Strided(67), Set::causal_window(70) | Set::Strided(97), Set::GlobalKeys(vec![3, 255, 256, 1030, 2900])]
     {
-        let case = Case { set, ..plain.clone() };
-        let plan = Plan::new(case.shape, &case.mask(), &case.options(Isa::best())).expect("a plan");
-        assert!(plan.layout(0, 0).lists() > 0, "{case:?} gathers nothing");
+        let problem = Problem { set, ..problem(&names, 4) };
+        let plan = Asked::new(&problem, Isa::best()).plan();
+        assert!(plan.layout(0, 0).lists() > 0, "{problem:?} gathers nothing");
         for dtype in DTYPES {
-            let inputs = rounded(dtype, inputs.clone());
+            let problem = rounded(dtype, problem.clone());
             for isa in Isa::available() {
-                let mut whole = Cache::with_room(dtype, case.shape, keys);
-                let mut paged = PagedCache::with_room(dtype, case.shape, keys);
+                let mut whole = Cache::with_room(dtype, problem.sizes, keys);
+                let mut paged = PagedCache::with_room(dtype, problem.sizes, keys);
                 append(&mut whole, &names, isa);
                 append(&mut paged, &names, isa);
-                let outcome = run_cached(&case, &inputs, &paged, isa);
-                assert_eq!(outcome.bits(), run_cached(&case, &inputs, &whole, isa).bits(), "{dtype:?} on {isa}");
-                // Of few keys, what rounded weights are off by would be luck.
-                if matches!(dtype, CacheDtype::F32 | CacheDtype::F16) {
-                    let judged = Reference::new(&case, &inputs, precisions_of(dtype)).judge(&outcome);
-                    judged.unwrap_or_else(|what| panic!("{dtype:?} on {isa}: {what}"));
-                }
+                let outcome = run_cached(&problem, &[&paged], isa);
+                assert_eq!(outcome.bits(), run_cached(&problem, &[&whole], isa).bits(), "{dtype:?} on {isa}");
+                let judged = Forward::new(&problem, precisions_of(dtype)).judge(&outcome);
+                judged.unwrap_or_else(|what| panic!("{dtype:?} on {isa}: {what}"));
             }
         }
     }

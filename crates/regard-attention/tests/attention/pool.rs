@@ -1,11 +1,11 @@
 //! The limit of a pool: beyond it nothing happens.
 
-use regard_attention::{CacheDtype, Error, PAGE, PagePool, PagedCache, Shape};
+use regard_attention::{CacheDtype, Error, PAGE, PagePool, PagedCache};
 use regard_memory::Tensor;
-use regard_oracle::numbers;
+use regard_oracle::{Problem, Set, Sizes, numbers};
 use regard_simd::Isa;
 
-use crate::support::{Case, DTYPES, Set, pool, run_cached, tokens};
+use crate::support::{DTYPES, pool, run_cached, tokens};
 
 const HEADS: usize = 2;
 const DIM: usize = 16;
@@ -22,9 +22,8 @@ fn append(cache: &mut PagedCache, x: &[f32], range: std::ops::Range<usize>) -> R
 /// What one query sees of a cache.
 fn bits(cache: &PagedCache) -> (Vec<u32>, Vec<u32>) {
     let keys = cache.len();
-    let shape = Shape { batch: 1, heads: HEADS, kv_heads: HEADS, queries: 1, keys, dim_k: DIM, dim_v: DIM };
-    let case = Case::of(shape, Set::Causal, 3);
-    run_cached(&case, &case.inputs(), cache, Isa::best()).bits()
+    let sizes = Sizes { batch: 1, heads: HEADS, kv_heads: HEADS, queries: 1, keys, dim_k: DIM, dim_v: DIM };
+    run_cached(&Problem::of(sizes, Set::Causal, 3), &[cache], Isa::best()).bits()
 }
 
 #[test]

@@ -1,29 +1,28 @@
 //! Partial results over disjoint keys, and what they merge to.
 
+use half::bf16;
 use proptest::prelude::*;
-use regard_attention::{Shape, State};
+use regard_attention::{Error, State, merge};
+use regard_oracle::{Problem, Set, problems};
 use regard_simd::Isa;
 
-use crate::support::{Case, Inputs, Reference, Set, Stored, run, tries};
+use crate::support::{Asked, Forward, Outcome, Stored, calls, tries};
 
-/// The state over some of a call's keys.
-fn over(case: &Case, inputs: &Inputs, keys: &[usize]) -> State {
-    let Shape { batch, kv_heads, keys: all, dim_k, dim_v, .. } = case.shape;
-    let choose = |x: &[f32], dim: usize| -> Vec<f32> {
-        let heads = (0..batch * kv_heads).flat_map(|head| keys.iter().map(move |key| head * all + key));
-        heads.flat_map(|row| x[row * dim..][..dim].iter().copied()).collect()
-    };
-    let part = Inputs { q: inputs.q.clone(), k: choose(&inputs.k, dim_k), v: choose(&inputs.v, dim_v) };
-    let mut case = case.clone();
-    case.shape.keys = keys.len();
-    let outcome = run::<f32>(&case, &part, Isa::best());
-    State { out: outcome.out, lse: outcome.lse }
+fn state<T: Stored>(problem: &Problem) -> State {
+    let Outcome { out, lse } = Asked::new(problem, Isa::best()).run::<T, f32>();
+    State { out, lse }
+}
+
+/// The state over those of a call's keys whose part of it this is.
+fn part<T: Stored>(problem: &Problem, part_of: &[usize], part: usize) -> State {
+    let mine = Set::KeySet(part_of.iter().map(|&of| of == part).collect());
+    state::<T>(&Problem { set: problem.set.clone() & mine, ..problem.clone() })
 }
 
 fn merged(states: &[&State]) -> State {
     let (first, others) = states.split_first().expect("a state");
     others.iter().fold((*first).clone(), |mut all, state| {
-        all.merge(state);
+        all.merge(state).expect("states of one shape");
         all
     })
 }
@@ -33,45 +32,55 @@ fn bits(state: &State) -> (Vec<u32>, Vec<u32>) {
     (bits(&state.out), bits(&state.lse))
 }
 
-/// A call, and to which of three parts each key belongs: at random, so that some parts may be empty.
-fn divided() -> impl Strategy<Value = (Case, Vec<usize>)> {
-    let dim = || prop::sample::select(vec![1, 16, 33]);
-    (1..=2_usize, 1..=3_usize, 1..=50_usize, 1..400_usize, dim(), dim(), any::<u64>(), 1..=3_usize).prop_flat_map(
-        |(kv_heads, group, queries, keys, dim_k, dim_v, seed, parts)| {
-            let shape = Shape { batch: 2, heads: kv_heads * group, kv_heads, queries, keys, dim_k, dim_v };
-            (Just(Case::of(shape, Set::Full, seed)), prop::collection::vec(0..parts, keys))
-        },
-    )
+/// A call without dropout, and to which of three parts each key belongs: at random, so that some parts may be empty. Sinks
+/// are no part of any state.
+fn divided() -> impl Strategy<Value = (Problem, Vec<usize>)> {
+    (prop_oneof![2 => problems(), 1 => calls()], 1..=3_usize).prop_flat_map(|(problem, parts)| {
+        let keys = problem.sizes.keys;
+        (Just(Problem { dropout: None, ..problem }), prop::collection::vec(0..parts, keys))
+    })
+}
+
+fn make_the_whole<T: Stored>(problem: &Problem, part_of: &[usize]) -> Result<(), TestCaseError> {
+    let whole = &problem.rounded(T::PRECISIONS.stored);
+    let keys = Problem { sinks: None, ..whole.clone() };
+    let [a, b, c] = &[0, 1, 2].map(|number| part::<T>(&keys, part_of, number));
+    // A state of no value, at the end: rows of no sequence have no sink either.
+    let sizes = problem.sizes;
+    let mut end = State::empty(a.lse.len(), sizes.dim_v);
+    for pair in problem.sequences.iter().flat_map(|of| of.queries.clone().map(|query| (of.batch, query))) {
+        for (head, sink) in problem.sinks.iter().flatten().enumerate() {
+            end.lse[(pair.0 * sizes.heads + head) * sizes.queries + pair.1] = *sink;
+        }
+    }
+    let reference = Forward::new(whole, T::PRECISIONS);
+    // Whichever come first, and whichever side they are on.
+    for order in [merged(&[a, b, c]), merged(&[c, b, a]), merged(&[a, &merged(&[b, c])])] {
+        let State { out, lse } = merged(&[&order, &end]);
+        reference.judge_wide(&Outcome { out, lse }).map_err(TestCaseError::fail)?;
+    }
+    prop_assert_eq!(bits(&merged(&[a, b])), bits(&merged(&[b, a])), "either way round");
+    Ok(())
 }
 
 proptest! {
     #![proptest_config(tries(40))]
 
     #[test]
-    fn parts_make_the_whole((case, part_of) in divided()) {
-        let inputs = case.inputs();
-        let parts: [State; 3] = std::array::from_fn(|part| {
-            let keys: Vec<usize> = (0..part_of.len()).filter(|&key| part_of[key] == part).collect();
-            over(&case, &inputs, &keys)
-        });
-        let [a, b, c] = &parts;
-        let reference = Reference::new(&case, &inputs, f32::PRECISIONS);
-        // Whichever come first, and whichever side they are on.
-        for whole in [merged(&[a, b, c]), merged(&[c, b, a]), merged(&[a, &merged(&[b, c])])] {
-            let outcome = crate::support::Outcome { out: whole.out, lse: whole.lse };
-            reference.judge(&outcome).map_err(TestCaseError::fail)?;
-        }
+    fn parts_make_the_whole((problem, part_of) in divided()) {
+        make_the_whole::<f32>(&problem, &part_of)?;
+        make_the_whole::<bf16>(&problem, &part_of)?;
     }
 
     #[test]
-    fn the_empty_state_is_neutral((case, _) in divided()) {
-        let keys: Vec<usize> = (0..case.shape.keys).collect();
-        let state = over(&case, &case.inputs(), &keys);
-        let empty = State::empty(state.lse.len(), case.shape.dim_v);
+    fn the_empty_state_is_neutral((problem, _) in divided()) {
+        let state = state::<f32>(&problem);
+        let empty = State::empty(state.lse.len(), problem.sizes.dim_v);
         prop_assert_eq!(bits(&merged(&[&state, &empty])), bits(&state));
         prop_assert_eq!(bits(&merged(&[&empty, &state])), bits(&state));
         prop_assert_eq!(bits(&merged(&[&empty, &empty])), bits(&empty));
-        prop_assert_eq!(bits(&over(&case, &case.inputs(), &[])), bits(&empty));
+        let nothing = Problem { set: !Set::Full, sinks: None, ..problem };
+        prop_assert_eq!(bits(&self::state::<f32>(&nothing)), bits(&empty));
     }
 }
 
@@ -102,7 +111,20 @@ fn nan_stays_in_its_row() {
 }
 
 #[test]
-#[should_panic(expected = "states of different shapes")]
-fn states_of_different_shapes() {
-    State::empty(3, 2).merge(&State::empty(2, 3));
+fn states_of_different_shapes_are_not_merged() {
+    let mut state = State { out: vec![1.0; 6], lse: vec![2.0; 3] };
+    let axis = |axis, has, expected: usize| {
+        Err(Error::Axis { tensor: "state to be merged", axis, has, expected: expected.to_string() })
+    };
+    for (other, error) in [
+        (State::empty(2, 3), axis("rows", 2, 3)),
+        (State::empty(3, 1), axis("numbers", 3, 6)),
+        (State { out: vec![0.0; 7], lse: vec![0.0; 3] }, axis("numbers", 7, 6)),
+    ] {
+        assert_eq!(state.merge(&other), error);
+    }
+    assert_eq!(state, State { out: vec![1.0; 6], lse: vec![2.0; 3] });
+    let mut row = [1.0; 2];
+    assert_eq!(merge(&mut row, 0.0, &[5.0; 3], 1.0), axis("dim", 3, 2).map(|()| 0.0));
+    assert_eq!(row, [1.0; 2]);
 }

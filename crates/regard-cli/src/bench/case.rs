@@ -78,14 +78,26 @@ pub(crate) enum Kept {
 pub(crate) enum Keep {
     All,
     Causal,
-    Window { window: usize, globals: usize },
-    CausalWindow { window: usize, globals: usize },
+    Window {
+        window: usize,
+        globals: usize,
+    },
+    CausalWindow {
+        window: usize,
+        globals: usize,
+    },
+    /// So many keys in a thousand, drawn at random for each query.
+    Random {
+        per_mille: u8,
+    },
 }
 
 impl Keep {
     /// Whether the query at position `p` sees key `j`, as `bench/README.md` says it.
     pub(crate) fn keeps(self, p: i64, j: i64) -> bool {
         match self {
+            // Only questions of the plan's crossovers are so, and these are not checked.
+            Keep::Random { .. } => unreachable!("no file has such a case"),
             Keep::All => true,
             Keep::Causal => j <= p,
             Keep::Window { window, globals } => (p - j).unsigned_abs() <= window as u64 || j < globals as i64,
@@ -100,6 +112,7 @@ impl Keep {
             Keep::Causal => Mask::causal(),
             Keep::Window { window, globals } => with_globals(Mask::window(Some(window), Some(window)), globals),
             Keep::CausalWindow { window, globals: 0 } => Mask::window(Some(window - 1), Some(0)),
+            Keep::Random { per_mille } => Mask::random(f64::from(per_mille) / 1000.0, 1).expect("a share of all keys"),
             Keep::CausalWindow { window, globals } => {
                 Mask::causal() & with_globals(Mask::window(Some(window - 1), None), globals)
             }

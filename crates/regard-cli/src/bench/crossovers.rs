@@ -4,11 +4,12 @@ use comfy_table::presets::{ASCII_MARKDOWN, NOTHING};
 use comfy_table::{CellAlignment, Table, TableStyle};
 use half::bf16;
 use regard_attention::{Crossovers, Options};
+use regard_masks::Gather;
 use regard_simd::Isa;
 use regard_threads::Pool;
 use serde_json::{Value, json};
 
-use crate::bench::case::{self, Case, Dtype, Kept};
+use crate::bench::case::{self, Case, Dtype, Keep, Kept};
 use crate::bench::inputs::{Inputs, Stored};
 use crate::bench::measure::{FEWEST_ROUNDS, calls_of_a_turn, median, timed};
 use crate::bench::ours::Ours;
@@ -20,7 +21,7 @@ struct Question {
     asks: &'static str,
     /// Cut so; the first as plans are cut unless told otherwise.
     ways: Vec<(String, Crossovers)>,
-    /// What is called, in words, and the keys.
+    /// What is called, in words, and what there is more and more of: keys, of the sequence or of those that a query sees.
     calls: Vec<(&'static str, usize, Case)>,
 }
 
@@ -30,14 +31,18 @@ struct Question {
 /// The engine refuses.
 pub(crate) fn measure(isa: Isa, pool: &Pool, markdown: bool) -> Result<String, Error> {
     let style = if markdown { ASCII_MARKDOWN } else { NOTHING };
-    let tables = [heads_or_blocks(), whole_or_splits()].map(|question| question?.answer(isa, pool, style));
+    let questions = [heads_or_blocks(), strips_or_blocks(), whole_or_splits(), gathered_or_rims()];
+    let tables = questions.map(|question| question?.answer(isa, pool, style));
     Ok(tables.into_iter().collect::<Result<Vec<String>, Error>>()?.join("\n\n"))
 }
 
 /// Keys up to which a task had better pack a head for itself.
 fn heads_or_blocks() -> Result<Question, Error> {
     let never = usize::MAX;
-    let way = |name: &str, keys_of_a_head| (name.to_owned(), Crossovers { keys_of_a_head, keys_of_a_split: never });
+    let way = |name: &str, keys_of_a_head| {
+        let crossovers = Crossovers::default();
+        (name.to_owned(), Crossovers { keys_of_a_head, keys_of_a_strip: 0, keys_of_a_split: never, ..crossovers })
+    };
     let mut calls = Vec::new();
     for (words, changes) in [
         ("8 heads of 64", json!({})),
@@ -53,6 +58,52 @@ fn heads_or_blocks() -> Result<Question, Error> {
     Ok(Question {
         asks: "A task for each head, or blocks of queries over keys that all cores packed (causal)",
         ways: vec![now(), way("heads", never), way("blocks", 0)],
+        calls,
+    })
+}
+
+/// Keys up to which a strip had better hold what its queries keep.
+fn strips_or_blocks() -> Result<Question, Error> {
+    let way = |name: &str, keys_of_a_strip| (name.to_owned(), Crossovers { keys_of_a_strip, ..Crossovers::default() });
+    let mut calls = Vec::new();
+    for (words, changes) in [
+        ("16,384 queries, 8 heads of 64", json!({})),
+        ("16,384 queries, 1 head of 64", json!({"heads": 1, "kv_heads": 1})),
+        ("16,384 queries, 8 heads of 64, bf16", json!({"dtype": "bf16"})),
+    ] {
+        for window in [64, 128, 256, 512, 1024, 1536] {
+            let mut changes = changes.clone();
+            (changes["mask"], changes["window"]) = (json!("causal-window"), json!(window));
+            calls.push((words, window, call(16_384, 16_384, &changes)?));
+        }
+    }
+    Ok(Question {
+        asks: "Strips that pack what their window keeps, or blocks of queries over keys that all cores packed",
+        ways: vec![now(), way("strips", usize::MAX), way("blocks", 0)],
+        calls,
+    })
+}
+
+/// What a gathered key costs beside a rim, where keys are scattered: which rims had better be gathered.
+fn gathered_or_rims() -> Result<Question, Error> {
+    let way = |name: &str, gather| (name.to_owned(), Crossovers { gather, ..Crossovers::default() });
+    let gather = Crossovers::default().gather;
+    let mut calls = Vec::new();
+    for (words, changes) in [
+        ("4096 queries and keys, 4 heads of 64", json!({"heads": 4, "kv_heads": 4})),
+        ("4096 queries and keys, 4 heads of 64, bf16", json!({"heads": 4, "kv_heads": 4, "dtype": "bf16"})),
+    ] {
+        for per_mille in [1_u8, 2, 5, 10, 20, 50] {
+            let mut call = call(4096, 4096, &changes)?;
+            call.keep = Keep::Random { per_mille };
+            calls.push((words, usize::from(per_mille), call));
+        }
+    }
+    let costs = [0.05, 0.1, 0.5, 1.0].map(|key| way(&format!("key {key}"), Gather { key, ..gather }));
+    let rims = way("rims", Gather { rim: 0.0, ..gather });
+    Ok(Question {
+        asks: "What a gathered key costs beside a rim, over random masks that keep so many keys in a thousand",
+        ways: [now()].into_iter().chain(costs).chain([rims]).collect(),
         calls,
     })
 }
@@ -147,10 +198,17 @@ mod tests {
 
     #[test]
     fn questions_are_of_calls_that_can_be_planned() {
-        for question in [heads_or_blocks().unwrap(), whole_or_splits().unwrap()] {
+        for question in
+            [heads_or_blocks(), strips_or_blocks(), whole_or_splits(), gathered_or_rims()].map(Result::unwrap)
+        {
             assert_eq!(question.ways[0], now());
             for (words, keys, case) in &question.calls {
-                assert_eq!((case.shape.keys, case.shape.dim_k >= 64), (*keys, true), "{words}");
+                let asked = match case.keep {
+                    Keep::CausalWindow { window, .. } => window,
+                    Keep::Random { per_mille } => per_mille.into(),
+                    _ => case.shape.keys,
+                };
+                assert_eq!((asked, case.shape.dim_k >= 64), (*keys, true), "{words}");
                 assert_eq!(case.cache.is_some(), case.shape.queries < 64, "{words}");
             }
         }
@@ -162,7 +220,7 @@ mod tests {
             ("a prompt", 90, call(90, 90, &json!({})).unwrap()),
             ("a token", 70, call(1, 70, &json!({})).unwrap()),
         ];
-        let split = Crossovers { keys_of_a_split: 64, keys_of_a_head: 0 };
+        let split = Crossovers { keys_of_a_split: 64, keys_of_a_head: 0, ..Crossovers::default() };
         let question = Question { asks: "Which", ways: vec![now(), ("split".into(), split)], calls };
         let table = question.answer(Isa::best(), Pool::global(), NOTHING).unwrap();
         assert!(table.starts_with("Which, as multiples") && table.contains("now  split"), "{table}");

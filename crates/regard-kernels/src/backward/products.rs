@@ -62,7 +62,8 @@ impl Kernels {
                 E::run(self.isa(), OverRows { of, pairs, rows, keys, b, width, sums });
             }
             Region::Kept { row, panel, live } => {
-                super::kept::add_over_rows::<E>(pairs.columns(panel, of), row, panel, live, b, width, sums);
+                check_first::<E>("first row", &(row..row))?;
+                super::kept::add_over_rows::<E>(self.isa(), pairs.columns(panel, of), row, panel, live, b, width, sums);
             }
         }
         Ok(())
@@ -91,7 +92,8 @@ impl Kernels {
                 E::run(self.isa(), OverKeys { pairs, rows, keys: of_keys, b: keys, width, sums });
             }
             Region::Kept { row, panel, live } => {
-                super::kept::add_over_keys::<E>(pairs.gradient_rows(panel), row, panel, live, keys, width, sums);
+                let a = pairs.gradient_rows(panel);
+                super::kept::add_over_keys::<E>(self.isa(), a, row, panel, live, keys, width, sums);
             }
         }
         Ok(())

@@ -2,13 +2,13 @@
 
 use std::any::TypeId;
 
-use regard_memory::{LINE, Rows, RowsMut, cast_slice_mut, prefetch_write};
+use regard_memory::{Ahead, LINE, Rows, RowsMut, cast_slice_mut, prefetch_write};
 use regard_simd::{Kernel, Simd, math};
 
-use super::ahead::Ahead;
 use super::product::Product;
 use super::softmax::Scores;
 use super::{BLOCK, MOST, SmallHead, pad, same};
+use crate::kept::AddKept;
 use crate::{COLUMNS, Number, Operand, PANEL};
 
 pub(super) struct Attend<'t, 'a, 'd, E: Operand, T, O> {
@@ -18,7 +18,7 @@ pub(super) struct Attend<'t, 'a, 'd, E: Operand, T, O> {
     pub(super) live: Option<&'d [u64]>,
     pub(super) out: RowsMut<'d, O>,
     pub(super) lse: Option<RowsMut<'d, f32>>,
-    pub(super) ahead: Ahead<'d, T>,
+    pub(super) ahead: &'t mut Ahead,
 }
 
 /// A number for each row of a block, in whole vectors.
@@ -28,7 +28,7 @@ impl<E: Operand, T: Number, O: Number> Kernel for Attend<'_, '_, '_, E, T, O> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Attend { head, queries, factor, live, mut out, mut lse, mut ahead } = self;
+        let Attend { head, queries, factor, live, mut out, mut lse, ahead } = self;
         let SmallHead { keys, columns, count, dim_k, values, dim_v, ref mut work, .. } = *head;
         let (steps, width, live_words) = (dim_k.div_ceil(E::DEPTH), pad(dim_v), count.div_ceil(PANEL));
         let stride = score_stride(columns);
@@ -78,13 +78,15 @@ impl<E: Operand, T: Number, O: Number> Kernel for Attend<'_, '_, '_, E, T, O> {
                 for r in 0..rows {
                     // SAFETY: a row of weights, whose words are no wider than those of scores.
                     let weights = unsafe { std::slice::from_raw_parts(scores.add(r * stride).cast::<E::A>(), columns) };
+                    let products = &mut products[r * width..][..width];
+                    products.fill(0.0);
                     let kept = |key: usize| live.is_none_or(|live| keeps(&live[r * live_words..], key));
-                    for (column, out) in out.row_mut(first + r).iter_mut().enumerate() {
-                        let term = |key| {
-                            E::weight(weights, key) * E::value(values.row(key / E::DEPTH), 0, key % E::DEPTH, column)
-                        };
-                        *out = O::from_f32(inverse[r] * (0..count).filter(|&key| kept(key)).map(term).sum::<f32>());
-                    }
+                    let (steps, row) = (count.div_ceil(E::DEPTH), |step| values.row(step));
+                    // Behind the last key no value is one.
+                    let kept = |key| key < count && kept(key);
+                    AddKept::<E, _, _> { steps, a: weights, a_step: 1, row, kept, sums: products }.add(s);
+                    products.iter_mut().for_each(|sum| *sum = *sum * inverse[r] + 0.0);
+                    store_row(s, products, out.row_mut(first + r));
                 }
             } else {
                 let (a, a_row, steps) = (scores.cast_const().cast(), stride, count.div_ceil(E::DEPTH));

@@ -4,7 +4,6 @@
 //! keys are transposed once, and its queries go through scores, softmax and values in one call, block by block, with all
 //! that is between them in the first-level cache. What the products can read where it stands is not packed.
 
-mod ahead;
 mod attend;
 mod keys;
 mod product;
@@ -12,10 +11,9 @@ mod softmax;
 
 use std::any::TypeId;
 
-use regard_memory::{Rows, RowsMut, cast_slice_mut};
+use regard_memory::{Ahead, Rows, RowsMut, cast_slice_mut};
 
 use crate::{COLUMNS, Error, Kernels, Number, Operand, PANEL};
-use ahead::Ahead;
 use attend::Attend;
 use keys::Transpose;
 
@@ -32,7 +30,7 @@ const MOST: usize = BLOCK + 11;
 ///
 /// ```
 /// use regard_kernels::{F32, Kernels, SmallHead};
-/// use regard_memory::{Rows, RowsMut};
+/// use regard_memory::{Ahead, Rows, RowsMut};
 /// use regard_simd::Isa;
 ///
 /// // Two keys of three dimensions, their values of two, and one query, which is much like the first key.
@@ -43,7 +41,7 @@ const MOST: usize = BLOCK + 11;
 /// let (k, v) = (Rows::contiguous(&k, 2, 3)?, Rows::contiguous(&v, 2, 2)?);
 /// let mut head = SmallHead::<F32>::new(Kernels::new(Isa::best()), k, v, &mut scratch)?;
 /// let (q, all) = (Rows::contiguous(&q, 1, 3)?, RowsMut::contiguous(&mut out, 1, 2)?);
-/// head.attend(q, std::f32::consts::LOG2_E, None, all, None, &[])?;
+/// head.attend(q, std::f32::consts::LOG2_E, None, all, None, &mut Ahead::default())?;
 /// assert_eq!(out, [10.0, 20.0]);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -122,7 +120,7 @@ impl<'a, E: Operand> SmallHead<'a, E> {
         live: Option<&[u64]>,
         out: RowsMut<'_, O>,
         lse: Option<RowsMut<'_, f32>>,
-        ahead: &[Rows<'_, T>],
+        ahead: &mut Ahead,
     ) -> Result<(), Error> {
         let rows = queries.rows();
         check_equal("query", queries.cols(), self.dim_k)?;
@@ -135,7 +133,7 @@ impl<'a, E: Operand> SmallHead<'a, E> {
         if let Some(live) = live {
             Error::check_length("live bits", live.len(), rows.saturating_mul(self.count.div_ceil(PANEL)))?;
         }
-        E::run(self.kernels.isa(), Attend { head: self, queries, factor, live, out, lse, ahead: Ahead::new(ahead) });
+        E::run(self.kernels.isa(), Attend { head: self, queries, factor, live, out, lse, ahead });
         Ok(())
     }
 }

@@ -90,7 +90,9 @@ impl<E: Operand> Product<E> {
                 for (r, sums) in sums.iter().enumerate() {
                     let factor = s.splat(*factors.0.add((row + r) * factors.1));
                     for (w, &sum) in sums.iter().enumerate() {
-                        s.store(c.add((row + r) * c_row + w * S::LANES), s.mul(sum, factor));
+                        // Not −0, whose sign would be that of what was multiplied by 0.
+                        let product = s.add(s.mul(sum, factor), s.splat(0.0));
+                        s.store(c.add((row + r) * c_row + w * S::LANES), product);
                     }
                 }
             }

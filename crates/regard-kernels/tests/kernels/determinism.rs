@@ -6,7 +6,7 @@ use regard_kernels::{Epilogue, Kernels, PANEL, Weight};
 use regard_memory::RowsMut;
 use regard_simd::Isa;
 
-use crate::support::{Layer, Rounded, Stored, kinds, layers, numbers, product, seeded};
+use crate::support::{Layer, Rounded, Stored, kinds, layers, numbers, product, seeded, tries};
 
 fn bits(x: &[f32]) -> Vec<u32> {
     x.iter().map(|x| x.to_bits()).collect()
@@ -29,7 +29,7 @@ fn by_two_threads(kernels: Kernels, weight: &Weight, x: &Rounded, rows: usize, m
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(tries(64))]
 
     #[test]
     fn same_bits(layer in layers()) {

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use regard_kernels::{ActivationKind, Kernels, Weight, WeightFormat};
 use regard_simd::Isa;
 
-use crate::support::{Rounded, product};
+use crate::support::{Rounded, product, tries};
 
 /// A block of 32 codes with the scale 1, and the minimum 0, as a file holds it.
 fn block(format: WeightFormat, codes: &[i32]) -> Vec<u8> {
@@ -48,7 +48,7 @@ fn cases() -> impl Strategy<Value = (WeightFormat, Vec<Vec<i32>>, Vec<Vec<i32>>)
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(tries(64))]
 
     #[test]
     fn sums_are_integers((format, weights, mut rows) in cases()) {

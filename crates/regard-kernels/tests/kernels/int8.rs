@@ -10,7 +10,7 @@ use regard_oracle::Precision;
 use regard_simd::Isa;
 
 use crate::problem::Problem;
-use crate::support::seeded;
+use crate::support::{seeded, tries};
 
 /// Softmax weights of degree 5 are within 2.3 ULP.
 const WEIGHT: f64 = 2.3 / 8_388_608.0;
@@ -133,7 +133,7 @@ fn problems() -> impl Strategy<Value = Problem> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(96))]
+    #![proptest_config(tries(96))]
 
     #[test]
     fn stand_for_their_numbers(n in 1..150_usize, dim in 1..150_usize, cut in any::<prop::sample::Index>(), seed in any::<u64>()) {

@@ -7,7 +7,7 @@ use regard_kernels::{Bf16, COLUMNS, Ending, Error, F16, F32, Kernels, Number, Op
 use regard_memory::Rows;
 use regard_simd::Isa;
 
-use crate::support::{numbers, seeded};
+use crate::support::{numbers, seeded, tries};
 
 /// How an operand stores a number within the word of its step.
 trait Word: Operand<B: std::fmt::Debug + PartialEq> {
@@ -102,7 +102,7 @@ fn values_stand_in_rows<E: Word, T: Number>(case: Packed) -> Result<(), TestCase
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(tries(24))]
 
     #[test]
     fn keys(case in packed()) {

@@ -15,5 +15,7 @@ mod products;
 mod quantized;
 mod rotary;
 mod small;
+mod sums;
 mod support;
 mod tiles;
+mod trial;

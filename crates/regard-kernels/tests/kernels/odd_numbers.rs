@@ -5,10 +5,10 @@ use rand::RngExt;
 use regard_kernels::{ActivationKind, Kernels};
 use regard_simd::Isa;
 
-use crate::support::{Layer, Rounded, Stored, kinds, layers, numbers, product, seeded};
+use crate::support::{Layer, Rounded, Stored, kinds, layers, numbers, product, seeded, tries};
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(tries(48))]
 
     #[test]
     fn stay_in_their_row(layer in layers(), infinite in any::<bool>()) {

@@ -8,7 +8,7 @@ use regard_kernels::{Kernels, PANEL, Weight, WeightFormat};
 use regard_memory::Parts;
 use regard_simd::Isa;
 
-use crate::support::{Layer, Stored, layers, seeded};
+use crate::support::{Layer, Stored, layers, seeded, tries};
 
 /// Every row of the weight is what the format says, rounded once.
 fn is_the_file(weight: &Weight, stored: &Stored) -> Result<(), TestCaseError> {
@@ -38,7 +38,7 @@ fn pieces(random: &mut ChaCha8Rng, rows: std::ops::Range<usize>) -> Vec<std::ops
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(96))]
+    #![proptest_config(tries(96))]
 
     #[test]
     fn in_any_pieces(layer in layers(), panels in 1..4_usize) {

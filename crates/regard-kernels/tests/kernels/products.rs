@@ -5,7 +5,7 @@ use regard_kernels::{ActivationKind, Epilogue, Kernels};
 use regard_memory::RowsMut;
 use regard_simd::Isa;
 
-use crate::support::{Layer, ROUNDING, Rounded, Stored, kinds, layers, numbers, seeded};
+use crate::support::{Layer, ROUNDING, Rounded, Stored, kinds, layers, numbers, seeded, tries};
 
 /// A product of one row and one output, and how far off it may be.
 fn dot(kind: ActivationKind, x: &[f32], weights: &[[f64; 2]]) -> (f64, f64) {
@@ -69,7 +69,7 @@ fn is_the_definition(layer: Layer, kind: ActivationKind) -> Result<(), TestCaseE
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(96))]
+    #![proptest_config(tries(96))]
 
     #[test]
     fn of_any_shape(layer in layers()) {

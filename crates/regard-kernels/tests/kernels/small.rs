@@ -4,12 +4,12 @@ use half::{bf16, f16};
 use proptest::prelude::*;
 use rand::RngExt;
 use regard_kernels::{Bf16, Error, F32, Kernels, Number, Operand, SmallHead};
-use regard_memory::{Rows, RowsMut};
+use regard_memory::{Ahead, Rows, RowsMut};
 use regard_oracle::{Attention, Precision, Sizes, largest, largest_error, widen, within_twice_plain};
 use regard_simd::Isa;
 
 use crate::problem::Problem;
-use crate::support::seeded;
+use crate::support::{seeded, tries};
 
 /// Softmax weights of degree 5 are within 2.3 ULP.
 const WEIGHT: f64 = 2.3 / 8_388_608.0;
@@ -53,6 +53,8 @@ fn attend<E: Operand, T: Number>(problem: &Problem, isa: Isa, manner: Manner) ->
     let mut lse = vec![GAP; rows * (1 + gap)];
     let (q, k) = (Rows::new(&q, rows, d_k, d_k + gap).unwrap(), Rows::new(&k, keys, d_k, d_k + gap).unwrap());
     let v = Rows::new(&v, keys, d_v, d_v + gap).unwrap();
+    let mut ahead = Ahead::default();
+    [q, k, v].into_iter().for_each(|rows| ahead.read(rows));
     SmallHead::<E>::new(Kernels::new(isa), k, v, &mut scratch)
         .unwrap()
         .attend(
@@ -61,7 +63,7 @@ fn attend<E: Operand, T: Number>(problem: &Problem, isa: Isa, manner: Manner) ->
             masked.then_some(&live[..]),
             RowsMut::new(&mut out, rows, d_v, d_v + gap).unwrap(),
             Some(RowsMut::new(&mut lse, rows, 1, 1 + gap).unwrap()),
-            &[q, k, v],
+            &mut ahead,
         )
         .unwrap();
     let (mut results, mut gaps) = (Vec::new(), Vec::new());
@@ -132,7 +134,7 @@ fn cases() -> impl Strategy<Value = Case> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(192))]
+    #![proptest_config(tries(192))]
 
     #[test]
     fn are_softmax_attention(case in cases()) {
@@ -228,7 +230,7 @@ fn shapes_are_named() {
         let bits = [u64::MAX; 8];
         let out = RowsMut::new(&mut out, out_rows, out_cols, out_cols).unwrap();
         let lse = RowsMut::new(&mut lse, lse_rows, lse_cols, lse_cols).unwrap();
-        head.attend(q, 1.0, Some(&bits[..live]), out, Some(lse), &[])
+        head.attend(q, 1.0, Some(&bits[..live]), out, Some(lse), &mut Ahead::default())
     };
     assert_eq!(attend(rows(3, 4), 6, (3, 3), (3, 1)), Ok(()));
     assert_eq!(attend(rows(3, 5), 6, (3, 3), (3, 1)), length("query", 5, 4));

@@ -12,6 +12,12 @@ use regard_memory::{Rows, RowsMut};
 /// What a result in f32 is off by at most, relatively.
 pub(crate) const ROUNDING: f64 = 1.0 / 16_777_216.0;
 
+/// So many cases of a property, or as many as `PROPTEST_CASES` says: fewer where instructions are slow.
+pub(crate) fn tries(cases: u32) -> ProptestConfig {
+    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(cases);
+    ProptestConfig::with_cases(cases)
+}
+
 pub(crate) fn seeded(seed: u64) -> ChaCha8Rng {
     ChaCha8Rng::seed_from_u64(seed)
 }

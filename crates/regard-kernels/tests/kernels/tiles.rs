@@ -6,6 +6,7 @@ use regard_oracle::Precision;
 use regard_simd::Isa;
 
 use crate::problem::Problem;
+use crate::support::tries;
 
 /// Softmax weights of degree 5 are within 2.3 ULP.
 const WEIGHT: f64 = 2.3 / 8_388_608.0;
@@ -33,7 +34,7 @@ fn problems() -> impl Strategy<Value = (Problem, Precision)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(128))]
+    #![proptest_config(tries(128))]
 
     #[test]
     fn are_softmax_attention((problem, precision) in problems()) {

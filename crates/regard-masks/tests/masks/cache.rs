@@ -14,7 +14,7 @@ fn get(cache: &LayoutCache, n: usize) -> Arc<BlockLayout> {
 }
 
 /// Sizes of layouts are multiples of this.
-const STEP: usize = if cfg!(miri) { 8 } else { 50 };
+const STEP: usize = if cfg!(miri) { 2 } else { 50 };
 
 /// What the cache holds of the layouts of `n` queries and keys.
 fn bytes(n: usize) -> usize {
@@ -23,12 +23,15 @@ fn bytes(n: usize) -> usize {
     cache.bytes()
 }
 
+/// Layouts that are asked for one after the other.
+const CALLS: usize = if cfg!(miri) { 8 } else { 60 };
+
 proptest! {
     #![proptest_config(cases(200))]
 
     /// A list of sizes, the last that was used at the end, does the same.
     #[test]
-    fn the_least_recently_used_goes_first(sizes in prop::collection::vec(1..12_usize, 1..60), room in 1..2000_usize) {
+    fn the_least_recently_used_goes_first(sizes in prop::collection::vec(1..12_usize, 1..CALLS), room in 1..2000_usize) {
         let bytes: Vec<usize> = (0..12).map(|size| bytes(size * STEP)).collect();
         let limit = bytes[1] + room;
         let cache = LayoutCache::new(limit);
@@ -99,7 +102,7 @@ fn whatever_a_layout_depends_on_is_told_apart() {
 /// Masks are kept alive by the cache, and so are what they hold.
 #[test]
 fn the_arrays_of_masks_are_counted() {
-    let limit = if cfg!(miri) { 3000 } else { 100_000 };
+    let limit = if cfg!(miri) { 1000 } else { 100_000 };
     let cache = LayoutCache::new(limit);
     let alternate: Vec<bool> = (0..limit).map(|key| key % 2 == 0).collect();
     for mask in [
@@ -124,14 +127,14 @@ fn what_cannot_be_compiled_is_not_kept() {
 
 #[test]
 fn threads_share_what_they_make() {
-    let cache = LayoutCache::new(4 * bytes(300));
-    let rounds = if cfg!(miri) { 5 } else { 300 };
+    let (rounds, step) = if cfg!(miri) { (4, 2) } else { (300, 10) };
+    let cache = LayoutCache::new(4 * bytes(30 * step));
     std::thread::scope(|scope| {
         for thread in 0..4 {
             let cache = &cache;
             scope.spawn(move || {
                 for round in 0..rounds {
-                    let n = 1 + (round * 7 + thread * 3) % 30 * 10;
+                    let n = 1 + (round * 7 + thread * 3) % 30 * step;
                     assert_eq!(get(cache, n).live_pairs(), (n * (n + 1) / 2) as u64);
                     assert!(cache.bytes() <= cache.limit());
                 }

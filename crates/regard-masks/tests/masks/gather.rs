@@ -139,10 +139,11 @@ proptest! {
 
 /// Tiles in a row that gather the same keys use one panel.
 #[test]
+#[cfg_attr(miri, ignore = "lists repeat over thousands of rows")]
 fn a_list_is_shared() {
     let tile = TileShape { rows: 6, group: 1 };
     let gather = Some(Gather { rim: 1.0, panel: 0.5, key: 0.01 });
-    let n = if cfg!(miri) { 1200 } else { 12_000 };
+    let n = 12_000;
     let globals = (0..90).map(|key| key * n / 100 + key % 7);
     let mask = Mask::global_keys(globals.clone());
     let mut layout = BlockLayout::new();

@@ -192,7 +192,7 @@ fn errors_say_where_and_what() {
 
 #[test]
 fn text_may_nest_as_deep_as_it_is_long() {
-    let most = if cfg!(miri) { 2000 } else { 1 << 16 };
+    let most = if cfg!(miri) { 300 } else { 1 << 16 };
     let nested = |open: &str, inner: &str, close: &str| {
         let depth = (most - inner.len()) / (open.len() + close.len());
         [&open.repeat(depth), inner, &close.repeat(depth)].concat()

@@ -156,7 +156,8 @@ proptest! {
         let exact = all(answers(&problem, keeps));
         for (precision, most) in [(Precision::F32, 1e-3), (Precision::Bf16, 0.5)] {
             let plain = problem.define(keeps, |call| {
-                (call.plain(precision, precision), call.plain_gradients(&dout, &dlse, precision, precision))
+                let gradients = call.plain_gradients((&dout, &dlse), precision, precision, precision);
+                (call.plain(precision, precision), gradients)
             });
             for ((name, plain), (_, exact)) in all(plain).iter().zip(&exact) {
                 let largest = exact.iter().filter(|x| x.is_finite()).fold(1f64, |largest, x| largest.max(x.abs()));

@@ -2,11 +2,11 @@
 
 use regard_attention::{Inputs, Outputs, Plan, Terms, Upstream};
 use regard_memory::{Tensor, TensorMut};
-use regard_oracle::{Attended, Attention, Gradients, Pair, Problem, widen};
+use regard_oracle::{Attended, Attention, Gradients, Problem, widen};
 use regard_simd::Isa;
 use regard_threads::Pool;
 
-use super::{Asked, pool};
+use super::{Asked, keeps, pool};
 
 /// A problem whose numbers are f64, and may be moved.
 #[derive(Clone)]
@@ -32,16 +32,12 @@ impl Doubled {
     }
 
     pub(crate) fn plan(&self) -> Plan {
-        Asked { problem: &self.problem, isa: Isa::best(), pool: pool() }.plan()
-    }
-
-    pub(crate) fn keeps(problem: &Problem, pair: &Pair) -> bool {
-        Asked::keeps(problem, pair)
+        Asked::new(&self.problem, Isa::best()).plan()
     }
 
     /// Answers about the problem from its definition, as long as its numbers are not moved.
     pub(crate) fn define<R>(problem: &Problem, answer: impl FnOnce(Attention<'_>) -> R) -> R {
-        problem.define(|pair| Self::keeps(problem, pair), answer)
+        problem.define(|pair| keeps(problem, pair), answer)
     }
 
     pub(crate) fn inputs(&self) -> Inputs<'_, f64, f64> {

@@ -1,6 +1,5 @@
 //! The oracle's masks as the engine's.
 
-use proptest::prelude::*;
 use regard_masks::{Edges, Mask};
 use regard_oracle::Set;
 
@@ -43,24 +42,4 @@ pub(crate) fn mask(set: &Set) -> Mask {
         Set::ByBatch(sets) => Mask::by_batch(sets.iter().map(mask)).expect("masks"),
         Set::ByHead(sets) => Mask::by_head(sets.iter().map(mask)).expect("masks"),
     }
-}
-
-/// The masks of models, and expressions that no model has.
-pub(crate) fn sets() -> impl Strategy<Value = Set> {
-    let distance = || prop_oneof![3 => 0..90_usize, 1 => 0..1500_usize];
-    let bound = move || prop_oneof![1 => Just(None), 4 => distance().prop_map(Some)];
-    let primitive = prop_oneof![
-        2 => Just(Set::Full),
-        4 => Just(Set::Causal),
-        2 => (bound(), bound()).prop_map(|(left, right)| Set::Window(left, right)),
-        2 => distance().prop_map(Set::causal_window),
-        1 => distance().prop_map(Set::Prefix),
-    ];
-    primitive.prop_recursive(3, 8, 2, |set| {
-        prop_oneof![
-            set.clone().prop_map(|a| !a),
-            (set.clone(), set.clone()).prop_map(|(a, b)| a & b),
-            (set.clone(), set).prop_map(|(a, b)| a | b),
-        ]
-    })
 }

@@ -1,8 +1,9 @@
 //! Tensors that lie in memory in every way that is allowed.
 
 use proptest::prelude::*;
-use regard_attention::Element;
 use regard_memory::{Tensor, TensorMut};
+
+use super::Stored;
 
 /// How a `[batch, heads, seq, dim]` lies in memory: its axes but `dim` from the outermost to the innermost, and how many
 /// elements of nobody lie behind each step of them.
@@ -49,7 +50,7 @@ pub(crate) struct Strided<T> {
     strides: [usize; 3],
 }
 
-impl<T: Element> Strided<T> {
+impl<T: Stored> Strided<T> {
     /// Holds numbers that come without gaps. What lies between them is NaN.
     pub(crate) fn new(numbers: &[f32], shape: [usize; 4], order: Order) -> Self {
         let mut tensor = Self::blank(shape, order);

@@ -68,7 +68,7 @@ impl Heads {
             if exactly {
                 head.gradients(&dout, &dlse)
             } else {
-                head.plain_gradients(&dout, &dlse, precision, precision)
+                head.plain_gradients((&dout, &dlse), precision, precision, precision)
             }
         };
         let mut both: Vec<(usize, bool, &mut Gradients)> = heads

@@ -10,6 +10,7 @@ use regard_oracle::{Precision, within_twice_plain};
 use regard_simd::Isa;
 
 use crate::problem::Problem;
+use crate::support::tries;
 use definition::Backward;
 
 impl Backward {
@@ -43,7 +44,7 @@ fn problems(adjusted: impl Strategy<Value = bool>) -> impl Strategy<Value = Back
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(32))]
+    #![proptest_config(tries(32))]
 
     #[test]
     fn are_the_gradients_of_attention(problem in problems(Just(false))) {

@@ -1,0 +1,89 @@
+//! NUMA nodes: which CPUs have their own memory, and threads that stay on them.
+
+use std::{fs, io};
+
+use crate::cores::cpus;
+
+/// The CPUs of each NUMA node that has any; one list of none where the system does not tell (anything but Linux).
+///
+/// ```
+/// println!("{} nodes", regard_threads::nodes().len());
+/// ```
+#[must_use]
+pub fn nodes() -> Vec<Vec<usize>> {
+    let read = |name: &str| fs::read_to_string(format!("/sys/devices/system/node/{name}")).ok();
+    let online = read("online").and_then(|list| cpus(list.trim())).unwrap_or_default();
+    let of = |node: u16| cpus(read(&format!("node{node}/cpulist"))?.trim());
+    let lists = online.into_iter().filter_map(of).filter(|list| !list.is_empty());
+    let mut nodes: Vec<Vec<usize>> = lists.map(|list| list.into_iter().map(usize::from).collect()).collect();
+    if nodes.is_empty() {
+        nodes.push(Vec::new());
+    }
+    nodes
+}
+
+/// Keeps the calling thread on some CPUs, for as long as it lives.
+///
+/// # Errors
+/// The system refuses, as it does where none of these CPUs may be used, or knows no way (anything but Linux).
+#[cfg(target_os = "linux")]
+pub fn pin(cpus: &[usize]) -> io::Result<()> {
+    // SAFETY: a set of CPUs is plain bits, and none of them set is the empty set.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    for &cpu in cpus {
+        if cpu >= 8 * size_of_val(&set) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        // SAFETY: the set has a bit for it.
+        unsafe { libc::CPU_SET(cpu, &mut set) };
+    }
+    // SAFETY: the set is as large as is said; 0 is the calling thread.
+    match unsafe { libc::sched_setaffinity(0, size_of_val(&set), &raw const set) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Keeps the calling thread on some CPUs, for as long as it lives.
+///
+/// # Errors
+/// This system knows no way.
+#[cfg(not(target_os = "linux"))]
+pub fn pin(_cpus: &[usize]) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[cfg_attr(miri, ignore = "Miri has no nodes")]
+    fn every_cpu_is_of_one_node() {
+        let all: Vec<usize> = nodes().concat();
+        let mut distinct = all.clone();
+        distinct.sort_unstable();
+        distinct.dedup();
+        assert_eq!(distinct.len(), all.len());
+    }
+
+    #[test]
+    #[cfg(all(target_os = "linux", not(miri)))]
+    fn a_pinned_thread_may_run_there_alone() {
+        let allowed = || {
+            let status = fs::read_to_string("/proc/thread-self/status").unwrap();
+            let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).unwrap().trim();
+            cpus(list).unwrap().into_iter().map(usize::from).collect::<Vec<_>>()
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let before = allowed();
+                let last = *before.last().unwrap();
+                pin(&[last]).unwrap();
+                assert_eq!(allowed(), [last]);
+                assert!(pin(&[]).is_err() && pin(&[usize::MAX]).is_err());
+                assert_eq!(allowed(), [last]);
+            });
+        });
+    }
+}
