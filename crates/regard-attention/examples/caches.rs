@@ -30,7 +30,7 @@ fn main() -> Result<(), Failure> {
     println!("{} threads, {}", Pool::global().threads(), Isa::best());
     println!("{:>8} {:>6} {:>14} {:>14} {:>7}", "tokens", "stored", "in one piece", "in pages", "ratio");
     for tokens in lengths {
-        for dtype in [CacheDtype::F32, CacheDtype::F16, CacheDtype::Bf16] {
+        for dtype in [CacheDtype::F32, CacheDtype::F16, CacheDtype::Bf16, CacheDtype::Int8] {
             let bytes = 2 * KV_HEADS * tokens * DIM * dtype.bytes();
             let copies = FROM_MEMORY.div_ceil(bytes);
             let pages = PagePool::new(dtype, KV_HEADS, DIM, DIM, copies * tokens.div_ceil(PAGE))?;

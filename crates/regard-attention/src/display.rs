@@ -2,12 +2,13 @@
 
 use std::fmt;
 
-use regard_kernels::peak::f32_rate;
+use regard_kernels::peak::{self, Unit};
 use regard_kernels::{PANEL, ROWS};
+use regard_masks::Cost;
 use regard_threads::Pool;
 
 use crate::fold::BLOCK;
-use crate::{Plan, Regime, Shape};
+use crate::{CacheDtype, Plan, Regime, Sequence, Shape};
 
 /// Seconds, in the unit that suits them.
 struct Span(f64);
@@ -33,7 +34,7 @@ impl fmt::Display for Plan {
         let live = if self.live_pairs() == 0 { 0.0 } else { self.live_pairs() as f64 / self.pairs() };
         writeln!(f, "mask      {} ({:.1}% of all pairs live)", self.mask, 100.0 * live)?;
         writeln!(f, "kernels   {}, tiles of {ROWS} rows × {PANEL} keys", self.kernels.isa())?;
-        for phase in self.phases.iter().filter(|phase| !phase.sequences.is_empty()) {
+        for phase in self.phases_of_tensors().iter().filter(|phase| !phase.sequences.is_empty()) {
             let sequences = phase.sequences.len();
             let tasks = if phase.regime == Regime::Strips { phase.strips.count() } else { phase.cuts.count() };
             match phase.regime {
@@ -52,6 +53,10 @@ impl fmt::Display for Plan {
                         BLOCK * PANEL
                     )?;
                 }
+                Regime::Edges => writeln!(
+                    f,
+                    "regime    edges: {tasks} tasks over {sequences} sequences; each query goes over the keys that it sees"
+                )?,
                 Regime::Splits => {
                     let keys = phase.sequences.first().map_or(0, |&number| self.sequences[number].split_panels);
                     let splits: usize = phase.sequences.iter().map(|&number| self.sequences[number].splits).sum();
@@ -64,13 +69,60 @@ impl fmt::Display for Plan {
                 }
             }
         }
-        let rate = f32_rate(self.kernels.isa(), Pool::global().threads());
+        let cost = self.cost();
+        let share = |pairs: u64| if pairs == 0 { 0.0 } else { 100.0 * pairs as f64 / cost.computed() as f64 };
         write!(
             f,
-            "work      {:.3} GFLOP, in f32 at least {} of this machine's {:.0} GFLOP/s",
+            "work      {:.3} GFLOP; of the pairs computed {:.1}% are live ({:.1}% in full panels, {:.1}% in rims, {:.1}% gathered)",
             self.flops() / 1e9,
-            Span(self.flops() / rate),
-            rate / 1e9
-        )
+            100.0 * cost.live_share(),
+            share(cost.full),
+            share(cost.rim),
+            share(cost.gathered),
+        )?;
+        for (name, stored) in [("f32", CacheDtype::F32), ("bf16", CacheDtype::Bf16)] {
+            let Prediction { seconds, limit, unit, rate } = self.predict(&cost, stored);
+            let bound = match unit {
+                Unit::Read => format!("memory at {:.0} GB/s", rate / 1e9),
+                _ => format!("arithmetic at {:.0} GFLOP/s", rate / 1e9),
+            };
+            write!(f, "\n{name:<10}{} predicted; this machine's limit is {}, by {bound}", Span(seconds), Span(limit))?;
+        }
+        Ok(())
+    }
+}
+
+/// What a call is expected to take.
+struct Prediction {
+    seconds: f64,
+    /// The least that this machine can do it in.
+    limit: f64,
+    /// What sets that, and at how many a second.
+    unit: Unit,
+    rate: f64,
+}
+
+impl Plan {
+    /// What a call of all threads takes over numbers that are stored so, and come from memory once.
+    fn predict(&self, cost: &Cost, stored: CacheDtype) -> Prediction {
+        let isa = self.kernels.isa();
+        // The softmax comes on top of the products: measured by the example `tile` of regard-kernels.
+        let (unit, softmax) =
+            if stored == CacheDtype::Bf16 && isa.has_bf16_dots() { (Unit::Bf16, 1.3) } else { (Unit::F32, 1.11) };
+        // Without memory to measure it, reading is taken to cost nothing.
+        let rate = |unit| peak::rate(isa, unit, Pool::global().threads()).unwrap_or(f64::INFINITY);
+        let (of_unit, read) = (rate(unit), rate(Unit::Read));
+        let Shape { heads, kv_heads, dim_k, dim_v, .. } = self.shape;
+        let rows = |s: &Sequence| heads as f64 * s.queries.len() as f64 + kv_heads as f64 * s.keys.len() as f64;
+        let numbers = self.sequences.iter().map(rows).sum::<f64>() * (dim_k as f64 + dim_v as f64);
+        let (arithmetic, memory) = (self.flops() / of_unit, numbers * stored.bytes() as f64 / read);
+        let products = softmax * arithmetic * (cost.computed() as f64 / cost.live.max(1) as f64);
+        // Splits fold keys as they stream in; elsewhere they are packed first.
+        let streams =
+            self.phases_of_tensors().iter().all(|phase| phase.regime == Regime::Splits || phase.sequences.is_empty());
+        let seconds = if streams { products.max(memory) } else { products + memory };
+        let (limit, unit, rate) =
+            if memory > arithmetic { (memory, Unit::Read, read) } else { (arithmetic, unit, of_unit) };
+        Prediction { seconds, limit, unit, rate }
     }
 }

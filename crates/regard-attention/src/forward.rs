@@ -7,6 +7,7 @@ use regard_kernels::{Bf16, F32, Number, Operand, PANEL, ROWS};
 use regard_memory::{Ahead, Arena, Frame, Need, Rows, Tensor, TensorMut, chunks_of};
 use regard_threads::Pool;
 
+use crate::edges::ByEdges;
 use crate::panels::{PanelSize, Panels, Run, RunMut};
 use crate::plan::{Phase, Unit};
 use crate::strip::Strip;
@@ -132,11 +133,12 @@ impl Plan {
     ) -> Result<(), Error> {
         let Shape { batch, heads, queries: most_queries, dim_k, dim_v, .. } = self.shape;
         let size = PanelSize::of::<E>(dim_k, dim_v);
-        let packed = self.phases.each_ref().map(|phase| {
+        let packed = |phase| {
             let fold = Fold::<E>::new(self, phase, size, terms);
             Packed { room: Room::of(fold.panels(), size), fold, queries, keys, values }
-        });
-        let most = packed.iter().map(|packed| packed.need(pool.threads())).fold(Need::NONE, Need::or);
+        };
+        let phases = self.phases_of_tensors();
+        let most = phases.iter().map(|phase| packed(phase).need(pool.threads())).fold(Need::NONE, Need::or);
         let mut frame = scratch.frame(most.and(Need::of::<f32>(self.shape.rows())))?;
         let Outputs { mut out, lse } = outputs;
         let mut lse = match lse {
@@ -147,8 +149,8 @@ impl Plan {
             }
         };
         self.clear_dead(&mut out, &mut lse);
-        for packed in &packed {
-            packed.run(&query, out.reborrow(), lse.reborrow(), &mut frame.scope(), pool)?;
+        for phase in phases {
+            packed(phase).run(&query, out.reborrow(), lse.reborrow(), &mut frame.scope(), pool)?;
         }
         Ok(())
     }
@@ -186,6 +188,11 @@ impl<'a, T: Element, E: Operand> Packed<'_, 'a, T, E> {
         self.fold.phase
     }
 
+    /// The same, query by query.
+    fn by_edges(&self) -> ByEdges<'_, 'a> {
+        ByEdges { plan: self.fold.plan, phase: self.phase(), terms: self.fold.terms }
+    }
+
     /// Units whose panels are there at once: what the cache holds.
     fn in_flight(&self) -> usize {
         (IN_FLIGHT_BYTES / self.room.need::<E>().bytes().max(1)).clamp(1, self.fold.units().max(1))
@@ -195,8 +202,10 @@ impl<'a, T: Element, E: Operand> Packed<'_, 'a, T, E> {
         if self.fold.units() == 0 {
             return Need::NONE;
         }
-        if self.phase().regime == Regime::Strips {
-            return self.strip_need().times(threads);
+        match self.phase().regime {
+            Regime::Strips => return self.strip_need().times(threads),
+            Regime::Edges => return self.by_edges().need(threads),
+            Regime::Blocks | Regime::Splits => {}
         }
         let in_flight = self.in_flight();
         self.room.need::<E>().times(in_flight).and(self.fold.need(in_flight, threads))
@@ -232,8 +241,10 @@ impl<'a, T: Element, E: Operand> Packed<'_, 'a, T, E> {
         if self.fold.units() == 0 {
             return Ok(());
         }
-        if self.phase().regime == Regime::Strips {
-            return self.run_strips(query, out, lse, frame, pool);
+        match self.phase().regime {
+            Regime::Strips => return self.run_strips(query, out, lse, frame, pool),
+            Regime::Edges => return self.by_edges().run(query, |unit| self.source(unit), out, lse, frame, pool),
+            Regime::Blocks | Regime::Splits => {}
         }
         let in_flight = self.in_flight();
         let (mut out, mut lse) = (out, lse);

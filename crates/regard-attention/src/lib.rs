@@ -30,6 +30,7 @@ mod cache;
 mod call;
 mod display;
 mod double;
+mod edges;
 mod error;
 mod fold;
 mod forward;

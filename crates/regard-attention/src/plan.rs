@@ -6,15 +6,16 @@ use std::f64::consts::LOG2_E;
 use std::ops::Range;
 use std::sync::OnceLock;
 
-use regard_kernels::{Adjustment, Kernels, PANEL, ROWS};
-use regard_masks::{BlockLayout, Gather, Mask, TileShape};
+use regard_kernels::{Adjustment, COLUMNS, Kernels, PANEL, ROWS};
+use regard_masks::{BlockLayout, Cost, Gather, Mask, TileShape};
 use regard_memory::Cuts;
 use regard_simd::Isa;
 
 use crate::backward::BackwardPlan;
+use crate::edges::Lists;
 use crate::sequence::{find_dead, lay_out, reserve};
 use crate::strip::{panels_of_a_block, tiles_of};
-use crate::{Dropout, Error, Options, Regime, Sequence, Sequences, Shape};
+use crate::{Crossovers, Dropout, Error, Options, Regime, Sequence, Sequences, Shape};
 
 /// Runs of a row up to which keys are not scattered: windows, prefixes, and what is between them.
 const FEW_RUNS: usize = 3;
@@ -51,7 +52,12 @@ pub struct Plan {
     /// Whether a row of it may have more than a few runs: keys that are scattered.
     mask_scatters: bool,
     pub(crate) layouts: Layouts,
+    /// All sequences, as they are folded in tiles.
     pub(crate) phases: [Phase; 3],
+    /// The same where some go by their edges: those that do not, and then those that do. Empty where none does.
+    apart: Vec<Phase>,
+    /// A list of lengths that is not needed.
+    spare: Vec<usize>,
     backward: OnceLock<BackwardPlan>,
 }
 
@@ -62,12 +68,45 @@ pub(crate) struct Layouts {
     pub all: Vec<BlockLayout>,
     /// Which one each (sequence, key/value head) has; the first where nothing is said.
     of: Vec<u32>,
+    /// The pairs of each one by one, where a sequence goes by them.
+    pub lists: Vec<Lists>,
+    /// What computing with each costs, in pairs of a tile: by its tiles, and by its edges.
+    prices: Vec<[f64; 2]>,
 }
 
 impl Layouts {
     /// The number of the layout of a sequence and head.
     pub(crate) fn number(&self, sequence: usize, head: usize, kv_heads: usize) -> usize {
         self.of.get(sequence.saturating_mul(kv_heads).saturating_add(head)).map_or(0, |&number| number as usize)
+    }
+
+    /// Finds what computing with each layout costs.
+    pub(crate) fn set_prices(&mut self, Crossovers { edge, gather, .. }: Crossovers) {
+        self.prices.clear();
+        self.prices.extend(self.all.iter().map(|layout| {
+            let Cost { live, full, rim, gathered } = layout.cost();
+            // Keys are copied once a list, and each of its panels is computed a little dearer than a rim.
+            let rims = |cost: f32| f64::from(cost / gather.rim);
+            let copied = layout.size().keys as f64 * (ROWS * PANEL) as f64 * rims(gather.key);
+            let tiles = full as f64 + rim as f64 + gathered as f64 * rims(gather.panel) + copied;
+            // To begin a row costs about what one stretch of a rim does. Lists count their pairs in 32 bits.
+            let rows = layout.n_q() as f64 * layout.tile_shape().group as f64 * COLUMNS as f64;
+            let listed = u32::try_from(live).is_ok() && edge.is_finite();
+            let edges =
+                if listed { f64::from(edge) * live as f64 + rows * f64::from(edge.min(1.0)) } else { f64::INFINITY };
+            [tiles, edges]
+        }));
+    }
+
+    /// Whether the pairs of a sequence cost less one by one.
+    pub(crate) fn prefer_edges(&self, sequence: usize, kv_heads: usize) -> bool {
+        // Where all heads are alike one says it.
+        let heads = if self.of.is_empty() { kv_heads.min(1) } else { kv_heads };
+        let price = |way: usize| {
+            let prices = (0..heads).map(|head| self.prices.get(self.number(sequence, head, kv_heads)));
+            prices.map(|price| price.map_or(0.0, |price| price[way])).sum::<f64>()
+        };
+        price(1) < price(0)
     }
 
     /// The layout of a sequence and head.
@@ -89,6 +128,30 @@ pub(crate) struct Phase {
 }
 
 impl Phase {
+    fn new(regime: Regime) -> Phase {
+        Phase { regime, sequences: Vec::new(), cuts: Cuts::default(), strips: Cuts::default() }
+    }
+
+    /// Takes in those sequences that it is said to.
+    fn set(&mut self, all: &[Sequence], kv_heads: usize, has: impl Fn(&Sequence) -> bool) -> Result<(), Error> {
+        self.sequences.clear();
+        // Room for all in every phase: a sequence that grows goes from one to another.
+        self.sequences.reserve(all.len());
+        self.cuts.reserve(all.len());
+        self.strips.reserve(all.len());
+        let has = |sequence: &&Sequence| !sequence.queries.is_empty() && has(sequence);
+        let numbers = all.iter().enumerate().filter(|(_, sequence)| has(sequence));
+        self.sequences.extend(numbers.map(|(number, _)| number));
+        let chosen = || all.iter().filter(has);
+        let blocks = chosen().map(|sequence| (sequence.batch, sequence.queries.clone(), sequence.block));
+        self.cuts.set(kv_heads, blocks)?;
+        if self.regime == Regime::Strips {
+            let strips = chosen().map(|sequence| (sequence.batch, sequence.queries.clone(), sequence.strip));
+            self.strips.set(kv_heads, strips)?;
+        }
+        Ok(())
+    }
+
     /// A key/value head of a sequence, counted over the phase.
     pub(crate) fn unit(&self, index: usize, kv_heads: usize) -> Unit {
         Unit { sequence: self.sequences[index / kv_heads], head: index % kv_heads }
@@ -146,12 +209,9 @@ impl Plan {
             mask_scatters: scatters(mask),
             layouts: Layouts::default(),
             backward: OnceLock::new(),
-            phases: Regime::ALL.map(|regime| Phase {
-                regime,
-                sequences: Vec::new(),
-                cuts: Cuts::default(),
-                strips: Cuts::default(),
-            }),
+            phases: Regime::TILES.map(Phase::new),
+            apart: Vec::new(),
+            spare: Vec::new(),
         };
         plan.decide()?;
         Ok(plan)
@@ -164,10 +224,14 @@ impl Plan {
     /// The plan has lengths or segments of its own that do not fit these numbers, or the layout cannot be compiled; the plan
     /// stays as it was.
     pub fn resize(&mut self, queries: usize, keys: usize) -> Result<(), Error> {
-        self.change(|plan| {
-            (plan.shape.queries, plan.shape.keys) = (queries, keys);
-            Ok(())
-        })
+        let before = self.shape;
+        (self.shape.queries, self.shape.keys) = (queries, keys);
+        let decided = self.decide();
+        if decided.is_err() {
+            self.shape = before;
+            self.decide()?;
+        }
+        decided
     }
 
     /// The same for other lengths of the sequences' keys, a batch entry each: what a loop does that generates several
@@ -180,30 +244,24 @@ impl Plan {
         if matches!(self.options.sequences, Sequences::Packed(_)) {
             return Err(Error::Packed);
         }
-        self.change(|plan| {
-            (plan.shape.queries, plan.shape.keys) = (queries, lengths.iter().copied().max().unwrap_or(0));
-            match &mut plan.options.sequences {
-                Sequences::Lengths { queries: None, keys: Some(keys) } => {
-                    keys.clear();
-                    keys.extend_from_slice(lengths);
-                }
-                other => *other = Sequences::Lengths { queries: None, keys: Some(lengths.to_vec()) },
-            }
-            Ok(())
-        })
-    }
-
-    /// Makes a change, or none.
-    fn change(&mut self, change: impl FnOnce(&mut Plan) -> Result<(), Error>) -> Result<(), Error> {
-        let shape = self.shape;
-        // The lengths are a list; cloning `Whole` allocates nothing.
-        let sequences = self.options.sequences.clone();
-        let changed = change(self).and_then(|()| self.decide());
-        if changed.is_err() {
-            (self.shape, self.options.sequences) = (shape, sequences);
+        // Two lists take turns, so that none is allocated.
+        let mut keys = std::mem::take(&mut self.spare);
+        keys.clear();
+        keys.extend_from_slice(lengths);
+        let (before, most) = (self.shape, lengths.iter().copied().max().unwrap_or(0));
+        (self.shape.queries, self.shape.keys) = (queries, most);
+        let other = Sequences::Lengths { queries: None, keys: Some(keys) };
+        let mut left = std::mem::replace(&mut self.options.sequences, other);
+        let decided = self.decide();
+        if decided.is_err() {
+            self.shape = before;
+            std::mem::swap(&mut self.options.sequences, &mut left);
             self.decide()?;
         }
-        changed
+        if let Sequences::Lengths { keys: Some(list), .. } = left {
+            self.spare = list;
+        }
+        decided
     }
 
     /// Makes room for layouts of up to this many queries and keys: [`Plan::resize`] within them allocates nothing.
@@ -233,22 +291,22 @@ impl Plan {
         find_dead((self.shape.batch, self.shape.queries), queries, &mut self.dead)?;
         self.compile()?;
         self.find_strips();
+        self.find_edges()?;
+        let kv_heads = self.shape.kv_heads;
         for phase in &mut self.phases {
-            let of_phase = |sequence: &&Sequence| sequence.regime() == phase.regime && !sequence.queries.is_empty();
-            phase.sequences.clear();
-            // Room for all in every phase: a sequence that grows goes from one to another.
-            phase.sequences.reserve(self.sequences.len());
-            phase.cuts.reserve(self.sequences.len());
-            phase.strips.reserve(self.sequences.len());
-            let numbers = self.sequences.iter().enumerate().filter(|(_, sequence)| of_phase(sequence));
-            phase.sequences.extend(numbers.map(|(number, _)| number));
-            let chosen = || self.sequences.iter().filter(of_phase);
-            let blocks = chosen().map(|sequence| (sequence.batch, sequence.queries.clone(), sequence.block));
-            phase.cuts.set(self.shape.kv_heads, blocks)?;
-            if phase.regime == Regime::Strips {
-                let strips = chosen().map(|sequence| (sequence.batch, sequence.queries.clone(), sequence.strip));
-                phase.strips.set(self.shape.kv_heads, strips)?;
+            let regime = phase.regime;
+            phase.set(&self.sequences, kv_heads, |sequence| sequence.tiles() == regime)?;
+        }
+        if self.sequences.iter().any(|sequence| sequence.by_edges) {
+            if self.apart.is_empty() {
+                self.apart.extend(Regime::TILES.into_iter().chain([Regime::Edges]).map(Phase::new));
             }
+            for phase in &mut self.apart {
+                let regime = phase.regime;
+                phase.set(&self.sequences, kv_heads, |sequence| sequence.regime() == regime)?;
+            }
+        } else {
+            self.apart.clear();
         }
         // Sequences of different regimes must not share queries either; each phase has checked its own.
         if self.phases.iter().filter(|phase| !phase.sequences.is_empty()).count() > 1 {
@@ -273,7 +331,7 @@ impl Plan {
         // Neighbours mostly have the same layout.
         let mut last = None;
         for (number, sequence) in self.sequences.iter_mut().enumerate() {
-            if sequence.regime() != Regime::Blocks {
+            if sequence.tiles() != Regime::Blocks {
                 continue;
             }
             let tiles = tiles_of(sequence.block, group);
@@ -294,6 +352,42 @@ impl Plan {
                 sequence.cut_into_strips(held);
             }
         }
+    }
+
+    /// Finds the sequences whose pairs cost less one by one, and lists these.
+    fn find_edges(&mut self) -> Result<(), Error> {
+        let (kv_heads, group) = (self.shape.kv_heads, self.shape.group());
+        self.layouts.set_prices(self.options.crossovers);
+        for (number, sequence) in self.sequences.iter_mut().enumerate() {
+            sequence.by_edges = self.layouts.prefer_edges(number, kv_heads);
+        }
+        let masks = self.masks();
+        let Layouts { all, lists, .. } = &mut self.layouts;
+        lists.iter_mut().for_each(Lists::clear);
+        if !self.sequences.iter().any(|sequence| sequence.by_edges) {
+            return Ok(());
+        }
+        lists.resize_with(all.len(), Lists::default);
+        for number in (0..self.sequences.len()).filter(|&number| self.sequences[number].by_edges) {
+            for head in 0..kv_heads {
+                let layout = self.layouts.number(number, head, kv_heads);
+                let Layouts { all, lists, .. } = &mut self.layouts;
+                if lists[layout].is_empty() {
+                    lists[layout].set(&all[layout], group, masks)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// How many masks the heads of a group have: one, or one each.
+    pub(crate) fn masks(&self) -> usize {
+        if self.mask_varies { self.shape.group() } else { 1 }
+    }
+
+    /// The phases of a call over tensors.
+    pub(crate) fn phases_of_tensors(&self) -> &[Phase] {
+        if self.apart.is_empty() { &self.phases } else { &self.apart }
     }
 
     pub(crate) fn lay_out_keys(&self, gather: Option<Gather>, layouts: &mut Layouts) -> Result<(), Error> {
@@ -381,6 +475,16 @@ impl Plan {
             return live.first().map_or(0, |live| live.saturating_mul(units));
         }
         self.layouts.of.iter().map(|&number| live[number as usize]).fold(0, u64::saturating_add)
+    }
+
+    /// The pairs that are computed for these, over all sequences and query heads.
+    pub fn cost(&self) -> Cost {
+        let costs: Vec<Cost> = self.layouts.all.iter().map(BlockLayout::cost).collect();
+        if self.layouts.of.is_empty() {
+            let units = self.sequences.len().saturating_mul(self.shape.kv_heads) as u64;
+            return costs.first().copied().unwrap_or_default().times(units);
+        }
+        self.layouts.of.iter().fold(Cost::default(), |sum, &number| sum.and(costs[number as usize]))
     }
 
     /// (query, key) pairs of all sequences and query heads, live or not.

@@ -113,24 +113,53 @@ impl<'a> Scoring<'a> {
                 kernels.adjust(adjustment, &each[..count], KeyPlaces::Consecutive, live, columns, tile)
             }
             Keys::Gathered(list) => {
-                let first = list.first().map_or(0, |&key| key as usize);
-                let mut places = [0.0; PANEL];
-                let mut gathered = [[0.0; PANEL]; ROWS];
-                places.iter_mut().zip(list).for_each(|(place, &key)| *place = (key as usize - first) as f32);
-                for (gathered, r) in gathered.iter_mut().zip(rows.clone()) {
-                    if let Bias::Each(row) = self.bias(r) {
-                        gathered.iter_mut().zip(list).for_each(|(bias, &key)| *bias = row[key as usize]);
-                    }
-                }
-                for ((each, r), gathered) in each.iter_mut().zip(rows).zip(&gathered) {
-                    *each = self.row(r, first);
-                    if let Bias::Each(_) = each.bias {
-                        each.bias = Bias::Each(&gathered[..list.len()]);
-                    }
+                let (mut places, mut bias) = ([0.0; PANEL], [[0.0; PANEL]; ROWS]);
+                for ((each, r), bias) in each.iter_mut().zip(rows).zip(&mut bias) {
+                    (*each, _) = self.listed(r, list, &mut places, bias);
                 }
                 kernels.adjust(adjustment, &each[..count], KeyPlaces::Gathered(&places), live, columns, tile)
             }
         }
+    }
+
+    /// What is added to the scores of row `r` with some listed keys, and where these stand, in buffers that hold as many.
+    pub(crate) fn listed<'p, 't>(
+        &self,
+        r: usize,
+        list: &[u32],
+        places: &'p mut [f32],
+        bias: &'t mut [f32],
+    ) -> (RowAdjustment<'t>, &'p [f32])
+    where
+        'a: 't,
+    {
+        let first = list.first().map_or(0, |&key| key as usize);
+        let (places, bias) = (&mut places[..list.len()], &mut bias[..list.len()]);
+        places.iter_mut().zip(list).for_each(|(place, &key)| *place = (key as usize - first) as f32);
+        let row = self.row(r, first);
+        let of_keys = match self.bias(r) {
+            Bias::Each(row) => {
+                bias.iter_mut().zip(list).for_each(|(bias, &key)| *bias = row[key as usize]);
+                Bias::Each(bias)
+            }
+            other => other,
+        };
+        (RowAdjustment { bias: of_keys, slope: row.slope, distance: row.distance }, places)
+    }
+
+    /// Whether a bias of −∞ masks a key from row `r`.
+    pub(crate) fn masks(&self, r: usize) -> impl Fn(usize) -> bool + use<'a> {
+        let bias = self.bias(r);
+        move |key| match bias {
+            Bias::None => false,
+            Bias::Same(bias) => bias == f32::NEG_INFINITY,
+            Bias::Each(row) => row[key] == f32::NEG_INFINITY,
+        }
+    }
+
+    /// Whether anything is added to scores.
+    pub(crate) fn adds(&self) -> bool {
+        self.terms.bias.is_some() || self.terms.slopes.is_some()
     }
 
     /// Whether a bias may mask what the layout keeps.
@@ -140,14 +169,12 @@ impl<'a> Scoring<'a> {
 
     /// The bits of a panel's keys that row `r` keeps and no bias of −∞ masks.
     pub(crate) fn kept(&self, r: usize, keys: Keys<'_>, bits: u64) -> u64 {
-        let masked = |bias: Bias<'_>, at: usize| match (bias, keys) {
-            (Bias::None, _) => false,
-            (Bias::Same(bias), _) => bias == f32::NEG_INFINITY,
-            (Bias::Each(row), Keys::From(first)) => row.get(first + at).is_none_or(|&bias| bias == f32::NEG_INFINITY),
-            (Bias::Each(row), Keys::Gathered(list)) => row[list[at] as usize] == f32::NEG_INFINITY,
+        let masks = self.masks(r);
+        let masked = |at: usize| match keys {
+            Keys::From(first) => masks(first + at),
+            Keys::Gathered(list) => masks(list[at] as usize),
         };
-        let bias = self.bias(r);
-        (0..PANEL).filter(|at| bits >> at & 1 == 1 && !masked(bias, *at)).fold(0, |kept, at| kept | 1 << at)
+        (0..PANEL).filter(|&at| bits >> at & 1 == 1 && !masked(at)).fold(0, |kept, at| kept | 1 << at)
     }
 
     /// Which weights of row `r` fall.

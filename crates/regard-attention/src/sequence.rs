@@ -23,6 +23,10 @@ pub struct Crossovers {
     /// 1024 are enough that merging a split (a row of `dim_v`) costs under a percent, and few enough that a single head of
     /// 4096 keys keeps four cores busy.
     pub keys_of_a_split: usize,
+    /// How many pairs of a tile one pair costs that is computed by itself: where a mask keeps so little of its tiles that
+    /// these come out dearer, a sequence goes by its edges ([`Regime::Edges`]). Scattered over 4096 keys it costs 7 in the
+    /// forward pass of f32 and 10 with the backward pass or in bf16, whose tiles are faster.
+    pub edge: f32,
     /// What scattered keys cost as rims of a tile, and gathered into panels of their own. The default counts in rims: one of
     /// 64 keys takes a tile half a microsecond, and a key is copied in a tenth.
     pub gather: Gather,
@@ -34,6 +38,7 @@ impl Default for Crossovers {
             keys_of_a_head: 512,
             keys_of_a_strip: 18 * PANEL,
             keys_of_a_split: BLOCK * PANEL,
+            edge: 9.0,
             gather: Gather { rim: 1.0, panel: 1.2, key: 0.25 },
         }
     }
@@ -50,10 +55,14 @@ pub enum Regime {
     Blocks,
     /// Few queries: a task is a split of the keys, and the splits' states are merged.
     Splits,
+    /// Few pairs: each query goes over the keys that it sees, one by one, and a task is a block of queries. Over a cache
+    /// such a sequence is folded in tiles.
+    Edges,
 }
 
 impl Regime {
-    pub(crate) const ALL: [Regime; 3] = [Regime::Strips, Regime::Blocks, Regime::Splits];
+    /// Those that fold tiles.
+    pub(crate) const TILES: [Regime; 3] = [Regime::Strips, Regime::Blocks, Regime::Splits];
 }
 
 /// One sequence of a call.
@@ -77,7 +86,10 @@ pub struct Sequence {
     pub(crate) strip: usize,
     /// Panels that a strip holds at once.
     pub(crate) held: usize,
-    regime: Regime,
+    /// How it is cut where it is folded in tiles.
+    tiles: Regime,
+    /// Whether it goes by its edges where keys and values are tensors.
+    pub(crate) by_edges: bool,
 }
 
 impl Sequence {
@@ -88,7 +100,7 @@ impl Sequence {
         let few = queries.len() <= block;
         let split_panels = crossovers.keys_of_a_split.div_ceil(PANEL).max(1);
         let splits = if few { keys.len().div_ceil(PANEL).div_ceil(split_panels).max(1) } else { 1 };
-        let regime = if splits > 1 {
+        let tiles = if splits > 1 {
             Regime::Splits
         } else if keys.len() <= crossovers.keys_of_a_head {
             Regime::Strips
@@ -96,7 +108,7 @@ impl Sequence {
             Regime::Blocks
         };
         let (strip, held) = (queries.len().max(1), keys.len().div_ceil(PANEL));
-        Sequence { batch, queries, keys, offset, block, splits, split_panels, strip, held, regime }
+        Sequence { batch, queries, keys, offset, block, splits, split_panels, strip, held, tiles, by_edges: false }
     }
 
     /// Cuts a sequence whose blocks of queries keep at most `held` panels each into strips, if it has room for several.
@@ -104,13 +116,18 @@ impl Sequence {
         let strip = held.saturating_mul(PANEL * strip::LENGTH).max(1).checked_next_multiple_of(self.block);
         let Some(strip) = strip else { return };
         if self.queries.len() / 2 >= strip {
-            (self.regime, self.strip, self.held) = (Regime::Strips, strip, held);
+            (self.tiles, self.strip, self.held) = (Regime::Strips, strip, held);
         }
     }
 
     /// How the work is cut.
     pub fn regime(&self) -> Regime {
-        self.regime
+        if self.by_edges { Regime::Edges } else { self.tiles }
+    }
+
+    /// How it is cut where it is folded in tiles.
+    pub(crate) fn tiles(&self) -> Regime {
+        self.tiles
     }
 
     /// Panels that the keys fill.

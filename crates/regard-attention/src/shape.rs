@@ -8,7 +8,8 @@ use crate::Error;
 ///
 /// Queries are `[batch, heads, queries, dim_k]`, keys `[batch, kv_heads, keys, dim_k]`, values
 /// `[batch, kv_heads, keys, dim_v]`, the result `[batch, heads, queries, dim_v]`. Query head `h` reads key/value head
-/// `h / (heads / kv_heads)`.
+/// `h / (heads / kv_heads)`. None of them is 0 but the numbers of queries and of keys: a cache begins empty, and a search may
+/// find nothing. Queries that see no key have the result 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Shape {
     /// Sequences.
@@ -52,13 +53,19 @@ impl Shape {
     }
 
     /// # Errors
-    /// [`Error::Axis`] where the heads do not form groups, or there is nothing to multiply.
+    /// [`Error::Axis`] where the heads do not form groups, or an axis has nothing on it.
     pub(crate) fn check(&self) -> Result<(), Error> {
-        if self.dim_k == 0 {
-            let expected = "at least 1".to_string();
-            return Err(Error::Axis { tensor: "queries", axis: "dim", has: 0, expected });
+        for (tensor, axis, has) in [
+            ("queries", "batch", self.batch),
+            ("queries", "heads", self.heads),
+            ("keys", "heads", self.kv_heads),
+            ("queries", "dim", self.dim_k),
+            ("values", "dim", self.dim_v),
+        ] {
+            if has == 0 {
+                return Err(Error::Axis { tensor, axis, has, expected: "at least 1".to_string() });
+            }
         }
-        // Of no heads at all, zero is a multiple too.
         if self.heads.is_multiple_of(self.kv_heads) {
             return Ok(());
         }

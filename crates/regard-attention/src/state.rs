@@ -1,26 +1,26 @@
 //! Partial results of attention, and how two of them become one.
 
-use crate::Error;
+use crate::{Error, Real};
 
 /// Attention over some of the keys: `out` is already divided by the softmax sum, `lse` is its logarithm.
 ///
 /// Rows lie one after the other: `out` is `[rows, dim_v]`, `lse` is `[rows]` (natural logarithm, −∞ for a row that has
-/// seen no key).
+/// seen no key). Those of f64 arrays are in f64, all others in f32.
 #[derive(Clone, Debug, PartialEq)]
-pub struct State {
+pub struct State<W = f32> {
     /// `[rows, dim_v]`.
-    pub out: Vec<f32>,
+    pub out: Vec<W>,
     /// `[rows]`.
-    pub lse: Vec<f32>,
+    pub lse: Vec<W>,
 }
 
-impl State {
+impl<W: Real<Wide = W>> State<W> {
     /// The state of rows that have seen no key: the neutral element of merging.
     ///
     /// # Panics
     /// There is no memory for it.
-    pub fn empty(rows: usize, dim_v: usize) -> State {
-        State { out: vec![0.0; rows.saturating_mul(dim_v)], lse: vec![f32::NEG_INFINITY; rows] }
+    pub fn empty(rows: usize, dim_v: usize) -> State<W> {
+        State { out: vec![W::default(); rows.saturating_mul(dim_v)], lse: vec![W::wide(f64::NEG_INFINITY); rows] }
     }
 
     /// Takes in the state of the same rows over other keys.
@@ -38,7 +38,7 @@ impl State {
     ///
     /// # Errors
     /// The states differ in shape, or their numbers are no whole rows; then nothing is merged.
-    pub fn merge(&mut self, other: &State) -> Result<(), Error> {
+    pub fn merge(&mut self, other: &State<W>) -> Result<(), Error> {
         same("rows", other.lse.len(), self.lse.len())?;
         same("numbers", other.out.len(), self.out.len())?;
         let dim = self.out.len().checked_div(self.lse.len()).unwrap_or(0);
@@ -57,7 +57,7 @@ impl State {
 ///
 /// # Errors
 /// The rows differ in length; then nothing is merged.
-pub fn merge(out: &mut [f32], lse: f32, other: &[f32], other_lse: f32) -> Result<f32, Error> {
+pub fn merge<W: Real<Wide = W>>(out: &mut [W], lse: W, other: &[W], other_lse: W) -> Result<W, Error> {
     same("dim", other.len(), out.len())?;
     Ok(merge_row(out, lse, other, other_lse))
 }
@@ -70,20 +70,21 @@ fn same(axis: &'static str, has: usize, expected: usize) -> Result<(), Error> {
 }
 
 /// [`merge`] of rows that are of one length.
-pub(crate) fn merge_row(out: &mut [f32], lse: f32, other: &[f32], other_lse: f32) -> f32 {
-    if other_lse == f32::NEG_INFINITY {
+pub(crate) fn merge_row<W: Real<Wide = W>>(out: &mut [W], lse: W, other: &[W], other_lse: W) -> W {
+    let (of_out, of_other) = (lse.to_f64(), other_lse.to_f64());
+    if of_other == f64::NEG_INFINITY {
         return lse;
     }
-    if lse == f32::NEG_INFINITY {
+    if of_out == f64::NEG_INFINITY {
         out.copy_from_slice(other);
         return other_lse;
     }
-    let max = lse.max(other_lse);
-    let (a, b) = ((lse - max).exp(), (other_lse - max).exp());
+    let max = of_out.max(of_other);
+    let (a, b) = ((of_out - max).exp(), (of_other - max).exp());
     let sum = a + b;
     let (a, b) = (a / sum, b / sum);
     for (x, y) in out.iter_mut().zip(other) {
-        *x = a * *x + b * y;
+        *x = W::wide(a * x.to_f64() + b * y.to_f64());
     }
-    max + sum.ln()
+    W::wide(max + sum.ln())
 }

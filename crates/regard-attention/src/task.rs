@@ -37,7 +37,7 @@ pub(crate) struct Fold<'p, 'a, E> {
     pub phase: &'p Phase,
     pub size: PanelSize,
     pub group: usize,
-    terms: Terms<'a>,
+    pub terms: Terms<'a>,
     operand: PhantomData<E>,
 }
 

@@ -67,7 +67,7 @@ Examples:
   regard bench --only dense-2048 train-2048 --torch python3
   regard bench --only packed live-pair-512 memory-65536
   regard bench --isa avx2 --threads 1 --only dense-2048
-  regard bench --crossovers
+  regard bench --crossovers --only scattered
   regard bench --memory --only pages prefetch
   regard bench --cases my-cases.json --json | jq .share
   regard bench --model smollm2-135m-instruct
@@ -83,12 +83,12 @@ pub(crate) struct Arguments {
     #[arg(short, long, value_name = "N", requires = "model")]
     context: Option<NonZeroUsize>,
     /// Measure instead where the regimes of a plan cross: the same calls, cut into tasks in several ways
-    #[arg(long, conflicts_with_all = ["cases", "model", "only", "torch", "json", "chart"])]
+    #[arg(long, conflicts_with_all = ["cases", "model", "torch", "json", "chart"])]
     crossovers: bool,
     /// Measure instead what each memory technique buys: the same work with it and without
     #[arg(long, conflicts_with_all = ["cases", "model", "torch", "chart", "crossovers"])]
     memory: bool,
-    /// Measure these cases only, or of the memory techniques these
+    /// Measure these cases only, or of the memory techniques or the crossovers these
     #[arg(long, value_name = "ID", num_args = 1..)]
     only: Vec<String>,
     /// Print one JSON object a case, as they come
@@ -131,8 +131,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Error> {
     let machine = || Machine::new(threads).map_err(regard_attention::Error::from);
     let pool = || Pool::new(threads).map_err(|error| Error::Usage(error.to_string()));
     if arguments.crossovers {
+        let chosen = arguments.chosen(crossovers::ids())?;
         say!("{}", Setting::measure(&machine()?, isa, None));
-        return print_line(&crossovers::measure(isa, &pool()?, arguments.markdown)?);
+        return crossovers::measure(&chosen, isa, &pool()?, arguments.markdown);
     }
     if arguments.memory {
         let setting = Setting::measure(&machine()?, isa, None);

@@ -86,15 +86,20 @@ proptest! {
         prop_assert_eq!(&facts["live_pairs"], live);
         prop_assert_eq!(&facts["runs"], pairs.iter().map(starts).sum::<usize>());
         prop_assert!((facts["density"].as_f64().unwrap() - live as f64 / (n_q * n_k) as f64).abs() < 1e-12);
-        // Each tile of six rows computes the panels of 64 keys that any of its rows sees.
+        // Each tile of six rows computes, of a panel of 64 keys, from the first 16 that any of its rows sees to the last.
         let tiles: Vec<BTreeSet<usize>> = (0..(n_q * group).div_ceil(6))
             .map(|tile| {
                 let rows = (tile * 6..(n_q * group).min((tile + 1) * 6)).map(|row| &pairs[row / group]);
-                rows.flat_map(|row| (0..n_k).filter(|&j| row[j]).map(|j| j / 64)).collect()
+                rows.flat_map(|row| (0..n_k).filter(|&j| row[j]).map(|j| j / 16)).collect()
             })
             .collect();
+        let stretch = |tile: &BTreeSet<usize>, panel: usize| {
+            let seen = || tile.range(4 * panel..4 * panel + 4);
+            seen().next_back().map_or(0, |last| 16 * (last + 1 - seen().next().unwrap()))
+        };
         let rows = |tile: usize| (n_q * group - tile * 6).min(6);
-        let computed: usize = tiles.iter().enumerate().map(|(tile, panels)| panels.len() * 64 * rows(tile)).sum();
+        let computed_of = |(at, tile)| (0..n_k.div_ceil(64)).map(|panel| stretch(tile, panel) * rows(at)).sum::<usize>();
+        let computed: usize = tiles.iter().enumerate().map(computed_of).sum();
         prop_assert_eq!(&facts["computed_pairs"], computed);
         prop_assert_eq!(&facts["layout"]["tiles"], tiles.len());
 
@@ -145,7 +150,7 @@ fn batch_entries_and_heads_are_chosen() {
     let group = json(&[text, "-q", "10", "--group", "2", "--head", "1"]);
     assert_eq!((40, 2), (group["live_pairs"].as_u64().unwrap(), group["group"].as_u64().unwrap()));
     let share = group["live_share_of_computed"].as_f64().unwrap();
-    assert!((share - 59.0 / (20.0 * 64.0)).abs() < 1e-12, "{share}");
+    assert!((share - 59.0 / (20.0 * 16.0)).abs() < 1e-12, "{share}");
 }
 
 #[test]

@@ -13,6 +13,7 @@ mod error;
 mod int8;
 mod kept;
 mod linear;
+mod listed;
 mod norm;
 mod number;
 mod operand;

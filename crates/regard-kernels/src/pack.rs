@@ -60,7 +60,8 @@ impl Kernels {
         Ok(self.isa().run(PackValues::<E, T> { values, at, packed, width }))
     }
 
-    /// Copies scattered keys and their values side by side into a panel of each; places behind the last become 0.
+    /// Copies scattered keys and their values side by side into a panel of each. Behind the last, values become 0 and keys
+    /// stay what they were.
     ///
     /// - `panel`: keys `[steps][PANEL]` and values `[PANEL / DEPTH][width]` of panel number such;
     /// - `list`: the keys, at most [`PANEL`];

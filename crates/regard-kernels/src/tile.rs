@@ -71,6 +71,14 @@ impl<'a> ScoreTile<'a> {
         unsafe { std::slice::from_raw_parts_mut(scores.as_mut_ptr().cast(), scores.len()) }
     }
 
+    /// Makes room for so many keys, in the place of those that stand there; their scores are whatever was there.
+    pub(crate) fn begin(&mut self, keys: usize) -> Result<(), Error> {
+        Error::check_length("columns of a score tile", self.stride - COLUMNS, keys)?;
+        self.clear();
+        self.columns = keys.next_multiple_of(COLUMNS);
+        Ok(())
+    }
+
     /// Keys that stand in the tile so far, in whole multiples of 16.
     pub fn columns(&self) -> usize {
         self.columns
@@ -93,6 +101,13 @@ pub struct RowState {
 impl Default for RowState {
     fn default() -> Self {
         RowState { max: [f32::NEG_INFINITY; COLUMNS], sum: [0.0; COLUMNS], correction: [1.0; COLUMNS] }
+    }
+}
+
+impl RowState {
+    /// What the older sum of a row's values is to be multiplied by, once.
+    pub(crate) fn take_correction(&mut self, r: usize) -> f32 {
+        std::mem::replace(&mut self.correction[r], 1.0)
     }
 }
 

@@ -10,6 +10,8 @@ use crate::{BlockLayout, Error, Gather, Mask, TileShape};
 /// Layouts by what they were compiled from. Those that together would take more bytes than the limit are dropped, least
 /// recently used first; who still holds one keeps it.
 ///
+/// Plans hold layouts of their own, which they compile as lengths change; a cache is for who compiles layouts by hand.
+///
 /// A cache may be used by several threads at once. None waits while another compiles.
 ///
 /// ```

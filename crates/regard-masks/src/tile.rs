@@ -7,6 +7,9 @@ use crate::Error;
 /// Keys per panel. The bits of one row and one panel are one `u64`.
 pub const PANEL: usize = 64;
 
+/// Keys that a rim is computed in: of its panel, those from the first such stretch that any row keeps to the last.
+pub(crate) const COLUMNS: usize = 16;
+
 /// The most rows that a tile may have.
 pub const MAX_TILE_ROWS: usize = 4096;
 

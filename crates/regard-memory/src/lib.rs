@@ -42,7 +42,7 @@ pub use cuts::{CutParts, Cuts};
 pub use error::{Error, Result};
 pub use need::Need;
 pub use pages::Pages;
-pub use parts::{Backwards, Chunks, Each, Indices, Parts, backwards, chunks_of, each_of};
+pub use parts::{Backwards, Chunks, Each, Indices, Parts, Pieces, backwards, chunks_of, each_of, pieces_of};
 pub use prefetch::{prefetch_read, prefetch_write};
 pub use rows::Rows;
 pub use rows_mut::{ColumnParts, RowParts, RowsMut};

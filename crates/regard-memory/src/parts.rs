@@ -92,6 +92,52 @@ unsafe impl<'a, T: Send> Parts for Chunks<'a, T> {
     }
 }
 
+/// A slice as pieces of any length, one after the other; see [`pieces_of`].
+pub struct Pieces<'a, 'e, T> {
+    start: NonNull<T>,
+    ends: &'e [usize],
+    slice: PhantomData<&'a mut [T]>,
+}
+
+/// Cuts a slice where each piece ends; what is behind the last is in none.
+///
+/// ```
+/// use regard_memory::{Parts, pieces_of};
+///
+/// let mut numbers = [1, 2, 3, 4, 5];
+/// assert_eq!(pieces_of(&mut numbers, &[2, 2, 4]).count(), 3);
+/// ```
+///
+/// # Panics
+///
+/// If an end is before the one before it, or behind the slice's.
+#[must_use]
+pub fn pieces_of<'a, 'e, T: Send>(slice: &'a mut [T], ends: &'e [usize]) -> Pieces<'a, 'e, T> {
+    assert!(ends.is_sorted() && ends.last().is_none_or(|&end| end <= slice.len()), "pieces follow each other");
+    Pieces { start: NonNull::from(slice).cast(), ends, slice: PhantomData }
+}
+
+// SAFETY: this is `&mut [T]`, which is `Send` when `T` is.
+unsafe impl<T: Send> Send for Pieces<'_, '_, T> {}
+// SAFETY: sharing gives nothing but `part`, which moves `&mut [T]` to another thread.
+unsafe impl<T: Send> Sync for Pieces<'_, '_, T> {}
+
+// SAFETY: piece `i` covers the elements between two ends, which no other piece does.
+unsafe impl<'a, T: Send> Parts for Pieces<'a, '_, T> {
+    type Part = &'a mut [T];
+
+    fn count(&self) -> usize {
+        self.ends.len()
+    }
+
+    unsafe fn part(&self, index: usize) -> &'a mut [T] {
+        let first = index.checked_sub(1).map_or(0, |before| self.ends[before]);
+        let len = self.ends[index] - first;
+        // SAFETY: ends ascend within the borrowed slice, and nobody else has been given this.
+        unsafe { NonNull::slice_from_raw_parts(self.start.add(first), len).as_mut() }
+    }
+}
+
 /// A slice as its elements; see [`each_of`].
 pub struct Each<'a, T>(Chunks<'a, T>);
 

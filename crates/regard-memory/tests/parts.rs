@@ -1,7 +1,7 @@
 //! Parts are disjoint and are all of it.
 
 use proptest::prelude::*;
-use regard_memory::{Indices, Parts, RowsMut, TensorMut, chunks_of, each_of};
+use regard_memory::{Indices, Parts, RowsMut, TensorMut, chunks_of, each_of, pieces_of};
 
 /// All parts, each taken once and all alive together.
 fn all<P: Parts>(parts: P) -> Vec<P::Part> {
@@ -28,6 +28,17 @@ proptest! {
             theirs.iter_mut().for_each(|value| *value ^= 0xaaaa);
         }
         prop_assert_eq!(&ours, &theirs);
+    }
+
+    #[test]
+    fn pieces_are_those_between_ends(lengths in prop::collection::vec(0..9_usize, 0..9), behind in 0..4_usize) {
+        let ends: Vec<usize> = (1..=lengths.len()).map(|n| lengths[..n].iter().sum()).collect();
+        let mut data: Vec<usize> = (0..lengths.iter().sum::<usize>() + behind).collect();
+        let mut first = 0;
+        for (piece, length) in all(pieces_of(&mut data, &ends)).into_iter().zip(lengths) {
+            prop_assert!(piece.iter().copied().eq(first..first + length));
+            first += length;
+        }
     }
 
     #[test]
@@ -102,4 +113,12 @@ proptest! {
 #[should_panic(expected = "parts of different counts [3, 2] are taken together")]
 fn tuples_of_different_counts_are_refused() {
     let _ = (Indices(3), Indices(2)).count();
+}
+
+#[test]
+fn pieces_that_do_not_follow_each_other_are_refused() {
+    for ends in [&[2, 1][..], &[1, 4]] {
+        let panics = std::panic::catch_unwind(|| pieces_of(&mut [0; 3], ends).count());
+        assert!(panics.is_err(), "{ends:?}");
+    }
 }

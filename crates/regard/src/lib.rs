@@ -29,6 +29,10 @@ struct Readme;
 #[doc = include_str!("../../../docs/guide.md")]
 struct Guide;
 
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/masks.md")]
+struct Masks;
+
 pub use regard_attention::{
     Attention, Cache, CacheDtype, Cached, Chosen, Crossovers, Differentiable, Dropout, Element,
     Error as AttentionError, GradientArrays, Gradients, Inputs, Offset, Options, Outputs, PAGE, PagePool, PagedCache,

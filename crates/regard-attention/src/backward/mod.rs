@@ -18,14 +18,16 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 use half::{bf16, f16};
-use regard_kernels::{Bf16, F32, Number, Operand, PANEL, Transposable};
-use regard_masks::{BlockLayout, Transpose};
+use regard_kernels::{Bf16, F32, Number, Operand, PANEL, ROWS, Transposable};
+use regard_masks::{BlockLayout, Gathered, Span, Transpose};
 use regard_memory::{Arena, Cuts, Frame, Need, Tensor, TensorMut, backwards, chunks_of, each_of};
 use regard_threads::Pool;
 
 use crate::backward::rows::{PackedRows, Room};
 use crate::backward::split::Partial;
+use crate::edges::{EdgePass, EdgePlan};
 use crate::plan::{Layouts, Unit};
+use crate::scoring::{Keys, Scoring};
 use crate::sequence::find_dead;
 use crate::shape::expect;
 use crate::task::Failure;
@@ -140,10 +142,16 @@ pub(crate) struct BackwardPlan {
     layouts: Option<Layouts>,
     /// Of each layout, in blocks of [`PANELS`].
     transposes: Vec<Transpose>,
-    /// Blocks of queries of all sequences.
+    /// Blocks of queries of the sequences that are folded in tiles; the others have none.
     pub queries: Cuts,
-    /// Splits of the keys of all sequences.
+    /// Splits of the keys of the same.
     pub keys: Cuts,
+    /// Both of all sequences, where some go by their edges.
+    all: Option<(Cuts, Cuts)>,
+    /// Of those.
+    edges: Option<EdgePlan>,
+    /// Whether each sequence does.
+    by_edges: Vec<bool>,
     /// Keys of a split, of each sequence.
     pub split_keys: Vec<usize>,
     /// Rows of keys that are in no sequence, or that nobody reads.
@@ -159,25 +167,50 @@ impl BackwardPlan {
     pub(crate) fn new(plan: &Plan) -> Result<BackwardPlan, Error> {
         let sequences = &plan.sequences;
         let split_keys: Vec<usize> = sequences.iter().map(|sequence| split_keys(sequence.keys.len())).collect();
-        let queries = sequences.iter().map(|sequence| (sequence.batch, sequence.queries.clone(), sequence.block));
-        let keys =
-            sequences.iter().zip(&split_keys).map(|(sequence, &split)| (sequence.batch, sequence.keys.clone(), split));
-        let keys = Cuts::new(plan.shape.kv_heads, keys).map_err(|_| Error::SharedKeys)?;
+        // Tiles have no gathered keys here, so that more sequences may go by their edges than in the forward pass.
+        let mut by_edges: Vec<bool> = sequences.iter().map(|sequence| sequence.by_edges).collect();
+        let mut layouts = None;
+        if by_edges.contains(&false) && plan.layouts.all.iter().any(|layout| layout.lists() > 0) {
+            let layouts = layouts.insert(Layouts::default());
+            plan.lay_out_keys(None, layouts)?;
+            layouts.set_prices(plan.options.crossovers);
+            for (number, by_edges) in by_edges.iter_mut().enumerate() {
+                *by_edges |= layouts.prefer_edges(number, plan.shape.kv_heads);
+            }
+        }
+        // The rows of a sequence, or none of them.
+        let some = |rows: &Range<usize>, has: bool| rows.start..if has { rows.end } else { rows.start };
+        let query_cuts = |has: &dyn Fn(usize) -> bool| {
+            let all = sequences.iter().enumerate();
+            let blocks = all.map(|(number, s)| (s.batch, some(&s.queries, has(number)), s.block));
+            Ok::<_, Error>(Cuts::new(plan.shape.kv_heads, blocks)?)
+        };
+        let key_cuts = |has: &dyn Fn(usize) -> bool| {
+            let all = sequences.iter().zip(&split_keys).enumerate();
+            let splits = all.map(|(number, (s, &split))| (s.batch, some(&s.keys, has(number)), split));
+            Cuts::new(plan.shape.kv_heads, splits).map_err(|_| Error::SharedKeys)
+        };
+        let all = (query_cuts(&|_| true)?, key_cuts(&|_| true)?);
+        let (queries, keys, all, edges) = if by_edges.contains(&true) {
+            let in_tiles = |number: usize| !by_edges[number];
+            (query_cuts(&in_tiles)?, key_cuts(&in_tiles)?, Some(all), Some(EdgePlan::new(plan, &by_edges)?))
+        } else {
+            (all.0, all.1, None, None)
+        };
         let mut dead_keys = Vec::new();
         // Without queries nobody reads a key.
         let readers = if plan.shape.rows() == 0 { &[][..] } else { &sequences[..] };
         let all_keys = readers.iter().map(|sequence| (sequence.batch, sequence.keys.clone()));
         find_dead((plan.shape.batch, plan.shape.keys), all_keys, &mut dead_keys)?;
-        let mut layouts = None;
-        if plan.layouts.all.iter().any(|layout| layout.lists() > 0) {
-            plan.lay_out_keys(None, layouts.insert(Layouts::default()))?;
-        }
-        let all = &layouts.as_ref().unwrap_or(&plan.layouts).all;
+        let of_tiles = if by_edges.contains(&false) { &layouts.as_ref().unwrap_or(&plan.layouts).all[..] } else { &[] };
         Ok(BackwardPlan {
-            transposes: all.iter().map(|layout| layout.transpose(PANELS)).collect::<Result<_, _>>()?,
+            transposes: of_tiles.iter().map(|layout| layout.transpose(PANELS)).collect::<Result<_, _>>()?,
             layouts,
-            queries: Cuts::new(plan.shape.kv_heads, queries)?,
+            queries,
             keys,
+            all,
+            edges,
+            by_edges,
             split_keys,
             dead_keys,
         })
@@ -188,6 +221,16 @@ impl BackwardPlan {
         let (layouts, kv_heads) = (self.layouts.as_ref().unwrap_or(&plan.layouts), plan.shape.kv_heads);
         let number = layouts.number(unit.sequence, unit.head, kv_heads);
         (&layouts.all[number], &self.transposes[number])
+    }
+
+    /// Whether a sequence goes by its edges.
+    pub(crate) fn goes_by_edges(&self, sequence: usize) -> bool {
+        self.by_edges[sequence]
+    }
+
+    /// Blocks of queries, and splits of keys, of all sequences.
+    pub(crate) fn all(&self) -> (&Cuts, &Cuts) {
+        self.all.as_ref().map_or((&self.queries, &self.keys), |(queries, keys)| (queries, keys))
     }
 
     /// Splits of a sequence.
@@ -237,10 +280,15 @@ impl Plan {
     ) -> Result<(), Error> {
         let pass = Pass::<T, O, E>::new(self, backward, inputs, upstream, gradients.bias.is_some());
         // Without queries there are no rows to be packed.
-        let units = if self.shape.rows() == 0 { 0 } else { self.sequences.len() * self.shape.kv_heads };
+        let in_tiles = self.shape.rows() > 0 && backward.by_edges.contains(&false);
+        let units = if in_tiles { self.sequences.len() * self.shape.kv_heads } else { 0 };
+        let edges = backward.edges.as_ref().filter(|_| self.shape.rows() > 0);
+        let edges = edges.map(|edges| EdgePass { pass: &pass, edges });
         let in_flight = (IN_FLIGHT_BYTES / pass.unit_need().bytes().max(1)).clamp(1, units.max(1));
         let worker = split::need::<E>(pass.room);
-        let mut frame = scratch.frame(pass.unit_need().times(in_flight).and(worker.times(pool.threads())))?;
+        let of_tiles = pass.unit_need().times(in_flight).and(worker.times(pool.threads()));
+        let of_edges = edges.as_ref().map_or(Need::NONE, |edges| edges.need(IN_FLIGHT_BYTES, pool.threads()));
+        let mut frame = scratch.frame(if units == 0 { of_edges } else { of_tiles.or(of_edges) })?;
         self.clear_gradients(backward, &mut gradients);
         if let Some(sinks) = gradients.sinks {
             pass.sinks(sinks, pool);
@@ -256,6 +304,9 @@ impl Plan {
             let units = first..units.min(first + in_flight);
             let bias = bias.as_mut().map(TensorMut::reborrow);
             pass.units(units, q.reborrow(), k.reborrow(), v.reborrow(), bias, &mut frame.scope(), pool)?;
+        }
+        if let Some(edges) = edges {
+            edges.run(IN_FLIGHT_BYTES, q, k, v, bias, &mut frame.scope(), pool)?;
         }
         Ok(())
     }
@@ -298,7 +349,8 @@ impl<'p, 'a, T: Differentiable, O: Differentiable, E: Transposable> Pass<'p, 'a,
     ) -> Self {
         let Shape { dim_k, dim_v, .. } = plan.shape;
         let group = plan.shape.group();
-        let rows = plan.sequences.iter().map(|sequence| sequence.queries.len() * group).max().unwrap_or(0);
+        let in_tiles = plan.sequences.iter().zip(&backward.by_edges).filter(|(_, by_edges)| !**by_edges);
+        let rows = in_tiles.map(|(sequence, _)| sequence.queries.len() * group).max().unwrap_or(0);
         let (room, operand) = (Room::of::<E>(rows, dim_k, dim_v), PhantomData);
         Pass { plan, backward, inputs, upstream, group, room, with_bias, operand }
     }
@@ -417,9 +469,9 @@ impl<'p, 'a, T: Differentiable, O: Differentiable, E: Transposable> Pass<'p, 'a,
         let sinks = self.inputs.terms.sinks.unwrap_or_default();
         pool.run(each_of(gradients), |head, gradient| {
             let mut sum = 0.0;
-            for sequence in &self.plan.sequences {
-                for i in sequence.queries.clone() {
-                    let (lse, delta) = self.row_statistics(sequence.batch, head, i);
+            for (number, sequence) in self.plan.sequences.iter().enumerate() {
+                for i in 0..sequence.queries.len() {
+                    let (lse, delta) = self.row_statistics(number, head, i);
                     // A sink of −∞ is none.
                     if sinks[head] != f32::NEG_INFINITY {
                         sum -= (f64::from(sinks[head]) - f64::from(lse)).exp() * f64::from(delta);
@@ -430,14 +482,33 @@ impl<'p, 'a, T: Differentiable, O: Differentiable, E: Transposable> Pass<'p, 'a,
         });
     }
 
-    /// The log-sum-exp of a row, and `Δ − dLSE`.
-    fn row_statistics(&self, batch: usize, head: usize, row: usize) -> (f32, f32) {
+    /// The log-sum-exp of query `i` of a sequence under a query head, and `Δ − dLSE`.
+    pub(crate) fn row_statistics(&self, number: usize, head: usize, i: usize) -> (f32, f32) {
+        let sequence = &self.plan.sequences[number];
+        let (batch, row) = (sequence.batch, sequence.queries.start + i);
         let of = |tensor: &Tensor<'a, O>| tensor.rows(batch, head).row(row);
         let (out, gradient) = (of(&self.upstream.out), of(&self.upstream.out_gradient));
+        let mut delta = self.plan.kernels.dot(out, gradient).expect("rows of one length");
         // A row without keys is 0, and adds nothing whatever flows into it: 0·NaN would be NaN.
-        let seen = out.iter().any(|x| x.to_f32() != 0.0);
-        let delta = if seen { self.plan.kernels.dot(out, gradient).expect("rows of one length") } else { 0.0 };
+        if delta.is_nan() && out.iter().all(|x| x.to_f32() == 0.0) && !self.sees(number, head, i) {
+            delta = 0.0;
+        }
         let lse_gradient = self.upstream.lse_gradient.map_or(0.0, |tensor| tensor.rows(batch, head).row(row)[0]);
         (self.upstream.lse.rows(batch, head).row(row)[0], delta - lse_gradient)
+    }
+
+    /// Whether a query sees a key.
+    fn sees(&self, number: usize, head: usize, i: usize) -> bool {
+        let unit = Unit { sequence: number, head: head / self.group };
+        let scoring = Scoring::new(self.plan, self.inputs.terms, unit, 1.0);
+        let (layout, r) = (self.plan.layout(number, unit.head), i * self.group + head % self.group);
+        let (tile, within) = (r / ROWS, r % ROWS);
+        let sees = |keys: Keys<'_>, bits: u64| scoring.kept(r, keys, bits) != 0;
+        let of_span = |span: Span<'_>| match span {
+            Span::Full(panels) => panels.into_iter().any(|panel| sees(Keys::From(panel * PANEL), u64::MAX)),
+            Span::Rim { panel, bits } => sees(Keys::From(panel * PANEL), bits[within]),
+        };
+        let of_gathered = |gathered: Gathered<'_>| sees(Keys::Gathered(gathered.keys), gathered.bits[within]);
+        layout.tile(tile).any(of_span) || layout.gathered(tile).any(of_gathered)
     }
 }

@@ -160,7 +160,9 @@ impl<T: Differentiable, O: Differentiable, E: Transposable> Pass<'_, '_, T, O, E
         let (room, group, kernels) = (self.room, self.group, self.plan.kernels);
         let sequence = &self.plan.sequences[unit.sequence];
         let first = chunk * room.chunk;
-        let rows = (sequence.queries.len() * group).saturating_sub(first).min(room.chunk);
+        // Nobody reads those of a sequence that goes by its edges.
+        let all = if self.backward.goes_by_edges(unit.sequence) { 0 } else { sequence.queries.len() * group };
+        let rows = all.saturating_sub(first).min(room.chunk);
         let (from, of_rows) = (
             Source { batch: sequence.batch, head: unit.head * group, row: sequence.queries.start, group },
             first..first + rows,
@@ -175,8 +177,7 @@ impl<T: Differentiable, O: Differentiable, E: Transposable> Pass<'_, '_, T, O, E
         wild[0] = u8::from(!finite);
         for r in 0..rows {
             let (i, g) = ((first + r) / group, (first + r) % group);
-            let (head, row) = (unit.head * group + g, sequence.queries.start + i);
-            (lse[r], delta[r]) = self.row_statistics(sequence.batch, head, row);
+            (lse[r], delta[r]) = self.row_statistics(unit.sequence, unit.head * group + g, i);
         }
         Ok(())
     }

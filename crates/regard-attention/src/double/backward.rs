@@ -38,8 +38,8 @@ impl Plan {
         fill(&mut v, &backward.dead_keys, 0.0);
         let pass = Pass { plan: self, inputs, upstream };
         if self.shape.rows() > 0 {
-            pool.run(q.cut(self.shape.group(), &backward.queries)?, |block, q| pass.queries(backward, block, q));
-            let parts = (k.cut(1, &backward.keys)?, v.cut(1, &backward.keys)?);
+            pool.run(q.cut(self.shape.group(), backward.all().0)?, |block, q| pass.queries(backward, block, q));
+            let parts = (k.cut(1, backward.all().1)?, v.cut(1, backward.all().1)?);
             pool.run(parts, |split, (k, v)| pass.keys(backward, split, k, v));
         }
         if let Some(bias) = bias {
@@ -101,7 +101,7 @@ impl<'a> Pass<'a> {
 
     /// The gradient of a block of queries.
     fn queries(&self, backward: &BackwardPlan, block: usize, mut q: TensorMut<'_, f64>) {
-        let (number, kv_head, block) = backward.queries.place(block);
+        let (number, kv_head, block) = backward.all().0.place(block);
         let (first, group) = (block * self.plan.sequences[number].block, self.plan.shape.group());
         for g in 0..group {
             for i in 0..q.shape()[2] {
@@ -115,7 +115,7 @@ impl<'a> Pass<'a> {
 
     /// The gradients of a split of the keys.
     fn keys(&self, backward: &BackwardPlan, split: usize, mut k: TensorMut<'_, f64>, mut v: TensorMut<'_, f64>) {
-        let (number, kv_head, split) = backward.keys.place(split);
+        let (number, kv_head, split) = backward.all().1.place(split);
         let (first, group) = (split * backward.split_keys[number], self.plan.shape.group());
         let (mut k, mut v) = (k.rows_mut(0, 0), v.rows_mut(0, 0));
         for j in 0..k.rows() {

@@ -3,15 +3,14 @@
 use half::{bf16, f16};
 use proptest::prelude::*;
 use regard_oracle::{Precision, Problem, Set, Sizes, problems};
-use regard_simd::Isa;
 
-use crate::support::{Asked, Backward, Order, Precisions, Stored, calls, on, orders, tries};
+use crate::support::{Asked, Backward, Order, Precisions, Stored, Way, calls, on, orders, tries};
 
 /// All gradients of a call are as their definition says on every instruction set, in its own type and in f32.
 fn are_right<T: Stored>(problem: &Problem, orders: [Order; 5]) -> Result<(), TestCaseError> {
     let problem = &problem.rounded(T::PRECISIONS.stored);
     let reference = Backward::new(problem, Precisions { result: Precision::F32, ..T::PRECISIONS });
-    for isa in Isa::available() {
+    for isa in Way::all() {
         let asked = Asked { orders, ..Asked::new(problem, isa) };
         let outcome = asked.run::<T, T>();
         let wide = asked.backward::<T, f32>(&outcome);
@@ -73,7 +72,7 @@ fn no_gradient_of_the_log_sum_exp_is_one_of_zeros() {
     let sizes = Sizes { batch: 2, heads: 4, kv_heads: 2, queries: 30, keys: 70, dim_k: 16, dim_v: 24 };
     let without = Problem { sinks: Some(vec![0.5; 4]), dlse: vec![], ..Problem::of(sizes, Set::Causal, 1) };
     let zeros = Problem { dlse: vec![0.0; sizes.lse().iter().product()], ..without.clone() };
-    for isa in Isa::available() {
+    for isa in Way::all() {
         let [without, zeros] = [&without, &zeros].map(|problem| Asked::new(problem, isa).results::<f32>());
         assert_eq!(without.bits(), zeros.bits(), "{isa}");
     }

@@ -6,7 +6,7 @@ use regard_oracle::{Problem, Set, Sizes, problems};
 use regard_simd::Isa;
 use regard_threads::Pool;
 
-use crate::support::{Asked, Stored, alone, calls, tries};
+use crate::support::{Asked, Stored, Way, alone, calls, tries};
 
 /// Small calls and calls of every regime.
 fn all() -> impl Strategy<Value = Problem> {
@@ -14,7 +14,7 @@ fn all() -> impl Strategy<Value = Problem> {
 }
 
 fn any_threads<T: Stored>(problem: &Problem, pools: &[Pool]) -> Result<(), TestCaseError> {
-    for isa in Isa::available() {
+    for isa in Way::all() {
         let asked = Asked::new(problem, isa);
         let first = asked.results::<T>().bits();
         for pool in pools {
@@ -29,7 +29,7 @@ fn any_threads<T: Stored>(problem: &Problem, pools: &[Pool]) -> Result<(), TestC
 
 /// A sequence of a call is the call of itself, if dropout knows it by the same number.
 fn any_company<T: Stored>(problem: &Problem) -> Result<(), TestCaseError> {
-    for isa in Isa::available() {
+    for isa in Way::all() {
         let together = Asked::new(problem, isa).results::<T>();
         for (number, sequence) in problem.sequences.iter().enumerate() {
             let own = alone(problem, sequence);
@@ -51,7 +51,7 @@ fn any_order<T: Stored>(problem: &Problem, first: usize) -> Result<(), TestCaseE
     let sequences = order.iter().map(|&number| problem.sequences[number].clone()).collect();
     let ids: Vec<u64> = order.iter().map(|&number| number as u64).collect();
     let other = Problem { sequences, ..problem.clone() };
-    for isa in Isa::available() {
+    for isa in Way::all() {
         let one = Asked::new(problem, isa).results::<T>();
         let another = Asked { ids: Some(&ids), ..Asked::new(&other, isa) }.results::<T>();
         // What is added up over sequences is so in their order.

@@ -5,13 +5,13 @@ use proptest::prelude::*;
 use regard_oracle::{Problem, problems};
 use regard_simd::Isa;
 
-use crate::support::{Asked, Forward, Order, Stored, calls, on, orders, tries};
+use crate::support::{Asked, Forward, Order, Stored, Way, calls, on, orders, tries};
 
 /// A call is as its definition says on every instruction set, with results in its own type and in f32.
 fn is_right<T: Stored>(problem: &Problem, orders: [Order; 5]) -> Result<(), TestCaseError> {
     let problem = &problem.rounded(T::PRECISIONS.stored);
     let reference = Forward::new(problem, T::PRECISIONS);
-    for isa in Isa::available() {
+    for isa in Way::all() {
         let asked = Asked { orders, ..Asked::new(problem, isa) };
         on(isa, reference.judge(&asked.run::<T, T>()))?;
         on(isa, reference.judge_wide(&asked.run::<T, f32>()))?;

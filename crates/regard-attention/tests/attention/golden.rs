@@ -1,9 +1,8 @@
 //! PyTorch as a second opinion.
 
 use regard_oracle::golden;
-use regard_simd::Isa;
 
-use crate::support::{Asked, Backward, Forward, Stored, keeps};
+use crate::support::{Asked, Backward, Forward, Stored, Way, keeps};
 
 #[test]
 fn pytorch_says_the_same() {
@@ -16,7 +15,7 @@ fn pytorch_says_the_same() {
         let mut forward = Forward::new(problem, f32::PRECISIONS);
         let mut backward = Backward::new(problem, f32::PRECISIONS);
         (forward.exact, backward.exact) = (case.attended, case.gradients);
-        for isa in Isa::available() {
+        for isa in Way::all() {
             let results = Asked::new(problem, isa).results::<f32>();
             forward.judge(&results.outcome).unwrap_or_else(|what| panic!("{name} on {isa}: {what}"));
             backward.judge(&results.slopes).unwrap_or_else(|what| panic!("{name} on {isa}: {what}"));

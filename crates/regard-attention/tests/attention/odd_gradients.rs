@@ -3,9 +3,8 @@
 use half::{bf16, f16};
 use proptest::prelude::*;
 use regard_oracle::{Problem, Sequence, Set, Sizes, problems};
-use regard_simd::Isa;
 
-use crate::support::{Asked, Backward, Slopes, Stored, calls, on, spoilt, tries};
+use crate::support::{Asked, Backward, Slopes, Stored, Way, calls, on, spoilt, tries};
 
 const SIZES: Sizes = Sizes { batch: 1, heads: 4, kv_heads: 2, queries: 50, keys: 30, dim_k: 8, dim_v: 8 };
 
@@ -22,7 +21,7 @@ fn as_defined<T: Stored>(problem: &Problem) -> Result<(), TestCaseError> {
     for gradient in [&mut exact.dq, &mut exact.dk, &mut exact.dv, &mut exact.dbias, &mut exact.dsinks] {
         gradient.iter_mut().filter(|x| !x.is_finite()).for_each(|x| *x = f64::NAN);
     }
-    for isa in Isa::available() {
+    for isa in Way::all() {
         let asked = Asked::new(problem, isa);
         let Slopes { mut dq, mut dk, mut dv, mut dbias, mut dsinks } = asked.results::<T>().slopes;
         for gradient in [&mut dq, &mut dk, &mut dv, &mut dbias, &mut dsinks] {
@@ -73,7 +72,7 @@ fn a_query_without_keys_has_no_gradient_and_adds_to_none() {
         problem.dlse[head * 50..][..20].fill(f32::INFINITY);
         problem.q[head * 400..][..160].fill(f32::NAN);
     }
-    for isa in Isa::available() {
+    for isa in Way::all() {
         let [slopes, expected] = [&problem, &sound].map(|problem| Asked::new(problem, isa).results::<f32>().slopes);
         for (row, zeros) in zero_rows(&slopes.dq).into_iter().enumerate() {
             assert_eq!(zeros, row % 50 < 20, "{isa}: query {row}");
@@ -86,7 +85,7 @@ fn a_query_without_keys_has_no_gradient_and_adds_to_none() {
 fn a_query_without_keys_gives_its_sink_the_gradient_of_the_log_sum_exp() {
     let mut problem = Problem { sinks: Some(vec![0.5, -3.0, 60.0, 0.0]), ..Problem::of(SIZES, !Set::Full, 3) };
     problem.dout.fill(f32::NAN);
-    for isa in Isa::available() {
+    for isa in Way::all() {
         let slopes = Asked::new(&problem, isa).results::<f32>().slopes;
         for (head, dsink) in slopes.dsinks.iter().enumerate() {
             let expected: f64 = problem.dlse[head * 50..][..50].iter().map(|&x| f64::from(x)).sum();
@@ -116,7 +115,7 @@ fn dead_queries_and_keys_have_no_gradient() {
     for row in (0..60).filter(|row| !is_seen(row % 30)) {
         (problem.k[row * 8 + 7], problem.v[row * 8]) = (f32::NAN, f32::NAN);
     }
-    for isa in Isa::available() {
+    for isa in Way::all() {
         let slopes = Asked::new(&problem, isa).results::<f32>().slopes;
         let rows = |x: &[f32]| zero_rows(x).into_iter().enumerate().collect::<Vec<_>>();
         assert!(rows(&slopes.dq).into_iter().all(|(row, zeros)| zeros != lives(row % 50)), "{isa}");
@@ -136,7 +135,7 @@ fn causal() -> Problem {
 }
 
 /// Which rows of dq, dk and dv hold what is not finite; all of it or none.
-fn odd_rows(problem: &Problem, isa: Isa) -> [Vec<bool>; 3] {
+fn odd_rows(problem: &Problem, isa: Way) -> [Vec<bool>; 3] {
     let Slopes { dq, dk, dv, .. } = Asked::new(problem, isa).results::<f32>().slopes;
     [dq, dk, dv].map(|x| {
         let odd = |row: &[f32]| {
@@ -158,7 +157,7 @@ fn a_gradient_of_nan_reaches_its_query_and_the_keys_it_sees() {
     of_out.dout[33 * 8..][..8].fill(f32::NAN);
     let mut of_lse = causal();
     of_lse.dlse[33] = f32::NAN;
-    for isa in Isa::available() {
+    for isa in Way::all() {
         assert_eq!(odd_rows(&of_out, isa), [rows(|i| i == 33), rows(|j| j <= 33), rows(|j| j <= 33)], "{isa}");
         // The log-sum-exp knows no values.
         assert_eq!(odd_rows(&of_lse, isa), [rows(|i| i == 33), rows(|j| j <= 33), rows(|_| false)], "{isa}");
@@ -169,7 +168,7 @@ fn a_gradient_of_nan_reaches_its_query_and_the_keys_it_sees() {
 fn a_key_of_nan_reaches_the_queries_that_see_it_and_the_keys_that_these_see() {
     let mut problem = causal();
     problem.k[40 * 8 + 3] = f32::NAN;
-    for isa in Isa::available() {
+    for isa in Way::all() {
         // The last query sees every key.
         assert_eq!(odd_rows(&problem, isa), [rows(|i| i >= 40), rows(|_| true), rows(|_| true)], "{isa}");
         // Where only query 45 sees it, only what query 45 sees is hit.

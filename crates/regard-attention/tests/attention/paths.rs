@@ -6,7 +6,7 @@ use regard_oracle::{Precision, Problem, Set, Sizes};
 use regard_simd::Isa;
 
 use crate::support::{
-    AnyCache, Asked, Backward, DTYPES, Forward, Outcome, Precisions, Stored, decode, precisions_of, seen_through,
+    AnyCache, Asked, Backward, DTYPES, Forward, Outcome, Precisions, Stored, Way, decode, precisions_of, seen_through,
 };
 
 const SIZES: Sizes = Sizes { batch: 1, heads: 2, kv_heads: 1, queries: 7, keys: 70, dim_k: 3, dim_v: 5 };
@@ -83,8 +83,8 @@ fn a_cache_in_pages() {
     caches::<PagedCache>();
 }
 
-#[test]
-fn gradients_of_a_call_with_everything() {
+/// With whatever joins scores.
+fn with_everything() -> Problem {
     let problem = Problem {
         softcap: Some(3.0),
         bias: Some(([1, 2, 7, 1], vec![0.0; 14])),
@@ -93,14 +93,29 @@ fn gradients_of_a_call_with_everything() {
         dropout: Some(0.2),
         ..Problem::of(SIZES, Set::Causal, 0)
     };
-    let problem = problem.redrawn(3).rounded(Precision::F32);
-    for isa in Isa::available() {
-        let asked = Asked::new(&problem, isa);
-        let slopes = asked.backward::<f32, f32>(&asked.run::<f32, f32>());
-        if cfg!(miri) {
-            assert!(slopes.dq.iter().all(|x| x.is_finite()));
-        } else {
-            assert_eq!(Backward::new(&problem, f32::PRECISIONS).judge(&slopes), Ok(()), "{isa}");
-        }
+    problem.redrawn(3).rounded(Precision::F32)
+}
+
+fn has_gradients(asked: Asked<'_>) {
+    let slopes = asked.backward::<f32, f32>(&asked.run::<f32, f32>());
+    if cfg!(miri) {
+        assert!(slopes.dq.iter().all(|x| x.is_finite()));
+    } else {
+        assert_eq!(Backward::new(asked.problem, f32::PRECISIONS).judge(&slopes), Ok(()), "{}", asked.isa);
+    }
+}
+
+#[test]
+fn gradients_of_a_call_with_everything() {
+    let problem = with_everything();
+    Isa::available().for_each(|isa| has_gradients(Asked::new(&problem, isa)));
+}
+
+#[test]
+fn edges() {
+    let problem = with_everything();
+    for way in Way::all().filter(|way| way.edges) {
+        is_right(&problem, f32::PRECISIONS, &Asked::new(&problem, way).run::<f32, f32>());
+        has_gradients(Asked::new(&problem, way));
     }
 }

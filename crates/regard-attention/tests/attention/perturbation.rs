@@ -6,9 +6,8 @@ use half::bf16;
 use proptest::prelude::*;
 use proptest::sample::Index;
 use regard_oracle::{Pair, Problem, Set, Sizes, numbers, problems};
-use regard_simd::Isa;
 
-use crate::support::{Asked, Results, Stored, calls, tries};
+use crate::support::{Asked, Results, Stored, Way, calls, tries};
 
 /// What takes the place of what is removed.
 #[derive(Clone, Copy, Debug)]
@@ -88,7 +87,7 @@ fn of_a_query<T: Stored>(problem: &Problem, chosen: Index, junk: Junk) -> Result
     let mut changed = problem.clone();
     junk.into_rows(&mut changed.k, sizes.dim_k, |key| !seen.pairs.contains(&(query, key)));
     junk.into_rows(&mut changed.v, sizes.dim_v, |key| !seen.pairs.contains(&(query, key)));
-    for isa in Isa::available() {
+    for isa in Way::all() {
         let [before, after] = [problem, &changed].map(|problem| Asked::new(problem, isa).results::<T>());
         prop_assert_eq!(of_query(&before, sizes, query), of_query(&after, sizes, query), "{}: query {}", isa, query);
     }
@@ -108,7 +107,7 @@ fn of_a_key<T: Stored>(problem: &Problem, chosen: Index, junk: Junk) -> Result<(
     junk.into_rows(&mut changed.q, sizes.dim_k, blind);
     junk.into_rows(&mut changed.dout, sizes.dim_v, blind);
     junk.into_rows(&mut changed.dlse, 1, blind);
-    for isa in Isa::available() {
+    for isa in Way::all() {
         let [before, after] = [problem, &changed].map(|problem| Asked::new(problem, isa).results::<T>().slopes);
         prop_assert_eq!(row(&before.dk, key, sizes.dim_k), row(&after.dk, key, sizes.dim_k), "{}: dk of {}", isa, key);
         prop_assert_eq!(row(&before.dv, key, sizes.dim_v), row(&after.dv, key, sizes.dim_v), "{}: dv of {}", isa, key);
@@ -130,7 +129,7 @@ fn of_all<T: Stored>(problem: &Problem, junk: Junk) -> Result<(), TestCaseError>
     }
     junk.into_rows(&mut changed.k, sizes.dim_k, unseen);
     junk.into_rows(&mut changed.v, sizes.dim_v, unseen);
-    for isa in Isa::available() {
+    for isa in Way::all() {
         let [before, after] = [problem, &changed].map(|problem| Asked::new(problem, isa).results::<T>().bits());
         for ((name, before), (_, after)) in before.into_iter().zip(after) {
             let changed = before.iter().zip(&after).position(|(before, after)| before != after);
@@ -148,7 +147,7 @@ fn of_the_past<T: Stored>(problem: &Problem, first: usize, junk: Junk) -> Result
     junk.into_rows(&mut changed.dout, sizes.dim_v, |query| query % sizes.queries >= first);
     junk.into_rows(&mut changed.k, sizes.dim_k, |key| key % sizes.keys >= first);
     junk.into_rows(&mut changed.v, sizes.dim_v, |key| key % sizes.keys >= first);
-    for isa in Isa::available() {
+    for isa in Way::all() {
         let [before, after] = [problem, &changed].map(|problem| Asked::new(problem, isa).results::<T>());
         for query in (0..sizes.batch * sizes.heads * sizes.queries).filter(|query| query % sizes.queries < first) {
             prop_assert_eq!(

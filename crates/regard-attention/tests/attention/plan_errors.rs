@@ -16,15 +16,22 @@ fn axis(tensor: &'static str, axis: &'static str, has: usize, expected: impl ToS
 }
 
 #[test]
-fn heads_form_groups_and_keys_have_elements() {
+fn heads_form_groups_and_axes_have_something_on_them() {
     let plan = |shape| Plan::new(shape, &Mask::full(), &Options::default()).map(|_| ());
     let groups = |heads, kv_heads: usize| {
         axis("queries", "heads", heads, format!("a multiple of the {kv_heads} key/value heads"))
     };
     assert_eq!(plan(Shape { heads: 5, ..SHAPE }), groups(5, 2));
     assert_eq!(plan(Shape { heads: 1, ..SHAPE }), groups(1, 2));
-    assert_eq!(plan(Shape { kv_heads: 0, ..SHAPE }), groups(4, 0));
-    assert_eq!(plan(Shape { dim_k: 0, ..SHAPE }), axis("queries", "dim", 0, "at least 1"));
+    for (shape, tensor, of) in [
+        (Shape { batch: 0, ..SHAPE }, "queries", "batch"),
+        (Shape { heads: 0, ..SHAPE }, "queries", "heads"),
+        (Shape { kv_heads: 0, ..SHAPE }, "keys", "heads"),
+        (Shape { dim_k: 0, ..SHAPE }, "queries", "dim"),
+        (Shape { dim_v: 0, ..SHAPE }, "values", "dim"),
+    ] {
+        assert_eq!(plan(shape), axis(tensor, of, 0, "at least 1"));
+    }
 }
 
 #[test]
@@ -144,7 +151,7 @@ fn sizes_that_no_memory_holds_are_refused() {
         // A batch of nothing takes no memory, but a list of its sequences does; and so does one of its dead rows.
         (Shape { batch: huge, queries: 0, ..SHAPE }, Sequences::Whole),
         (Shape { batch: huge, keys: 0, ..SHAPE }, lengths),
-        (Shape { batch: huge, heads: 0, ..SHAPE }, Sequences::Packed(vec![])),
+        (Shape { batch: huge, ..SHAPE }, Sequences::Packed(vec![])),
         (Shape { queries: usize::MAX, ..SHAPE }, Sequences::Whole),
         (Shape { keys: usize::MAX, ..SHAPE }, Sequences::Whole),
     ] {

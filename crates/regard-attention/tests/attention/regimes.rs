@@ -40,6 +40,9 @@ fn masks_that_keep_few_keys_at_a_time_are_cut_into_strips() {
         (Mask::block_diagonal(100).expect("a mask"), Regime::Strips),
         (Mask::causal(), Regime::Blocks),
         (window() | Mask::strided(100).expect("a mask"), Regime::Blocks),
+        // Of the tiles that see forty scattered keys a row a hundredth is live.
+        (Mask::random(0.01, 1).expect("a mask"), Regime::Edges),
+        (Mask::random(0.2, 1).expect("a mask"), Regime::Blocks),
         // A strip would be as long as the sequence.
         (Mask::window(Some(1000), Some(0)), Regime::Blocks),
         // The heads of a sequence are cut alike.
@@ -50,6 +53,25 @@ fn masks_that_keep_few_keys_at_a_time_are_cut_into_strips() {
     }
 }
 
+/// Products take a prompt's time, and reading keys a token's; what is computed besides is said.
+#[test]
+fn a_plan_says_what_bounds_it_and_what_it_computes_for_nothing() {
+    let prompt = Shape { batch: 1, heads: 8, kv_heads: 8, queries: 2048, keys: 2048, dim_k: 64, dim_v: 64 };
+    let token = Shape { queries: 1, keys: 1 << 17, ..prompt };
+    let of = |shape, mask: &Mask| Plan::new(shape, mask, &Options::default()).expect("a plan").to_string();
+    let bounds = |text: &str| {
+        let line = |name: &str| text.lines().find(|line| line.starts_with(name)).expect("a line").to_owned();
+        ["f32 ", "bf16"].map(line).map(|line| (line.contains("by arithmetic"), line.contains("by memory")))
+    };
+    assert_eq!(bounds(&of(prompt, &Mask::full())), [(true, false); 2]);
+    assert_eq!(bounds(&of(token, &Mask::full())), [(false, true); 2]);
+    let work = |mask: &Mask| of(prompt, mask).lines().find(|line| line.starts_with("work")).expect("a line").to_owned();
+    assert!(work(&Mask::full()).ends_with("100.0% are live (100.0% in full panels, 0.0% in rims, 0.0% gathered)"));
+    let window = work(&Mask::window(Some(64), Some(64)));
+    assert!(window.contains("in full panels") && !window.contains("100.0% are live"), "{window}");
+    assert!(!work(&Mask::strided(64).expect("a mask")).contains(" 0.0% gathered"));
+}
+
 /// A property that no call reaches would hold of anything.
 #[test]
 fn random_calls_reach_all() {
@@ -57,6 +79,7 @@ fn random_calls_reach_all() {
     let mut ways = [
         ("small heads", 0),
         ("strips", 0),
+        ("edges", 0),
         ("blocks", 0),
         ("splits", 0),
         ("gathered keys", 0),
@@ -77,6 +100,7 @@ fn random_calls_reach_all() {
         let reached = [
             plain && regimes[0] && keys(128),
             regimes[0] && !keys(128),
+            any(Regime::Edges),
             regimes[1],
             regimes[2],
             lists.into_iter().any(|(of, head)| plan.layout(of, head).lists() > 0),

@@ -1,8 +1,10 @@
 //! Partial results over disjoint keys, and what they merge to.
 
 use half::bf16;
+use ndarray::Array4;
 use proptest::prelude::*;
-use regard_attention::{Error, State, merge};
+use regard_attention::{Attention, Error, State, merge};
+use regard_masks::Mask;
 use regard_oracle::{Problem, Set, problems};
 use regard_simd::Isa;
 
@@ -127,4 +129,25 @@ fn states_of_different_shapes_are_not_merged() {
     let mut row = [1.0; 2];
     assert_eq!(merge(&mut row, 0.0, &[5.0; 3], 1.0), axis("dim", 3, 2).map(|()| 0.0));
     assert_eq!(row, [1.0; 2]);
+}
+
+/// States of f64 arrays are merged in f64.
+#[test]
+fn in_double_precision() {
+    let wave =
+        |seed: f64| Array4::from_shape_fn((1, 2, 9, 4), |(_, h, i, c)| ((h * 36 + i * 4 + c) as f64 * seed).sin());
+    let (q, k, v) = (wave(0.7), wave(1.3), wave(2.1));
+    let of = |mask: &Mask| {
+        let (out, lse) = Attention::new(q.view(), k.view(), v.view()).mask(mask.clone()).state().expect("a state");
+        State { out: out.into_raw_vec_and_offset().0, lse: lse.into_raw_vec_and_offset().0 }
+    };
+    let window = Mask::window(Some(1), Some(2));
+    let mut merged = State::<f64>::empty(18, 4);
+    for mask in [&window, &!window.clone()] {
+        merged.merge(&of(mask)).expect("states of one shape");
+    }
+    let whole = of(&Mask::full());
+    for (ours, exact) in [(&merged.out, &whole.out), (&merged.lse, &whole.lse)] {
+        assert!(ours.iter().zip(exact).all(|(a, b)| (a - b).abs() < 1e-14), "{ours:?} and {exact:?}");
+    }
 }

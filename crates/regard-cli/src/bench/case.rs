@@ -6,7 +6,7 @@ mod tests;
 
 use std::ops::Range;
 
-use regard_attention::{Segment, Shape};
+use regard_attention::{CacheDtype, Segment, Shape};
 use regard_masks::Mask;
 use serde_json::Value;
 
@@ -29,6 +29,8 @@ pub(crate) struct Case {
     pub(crate) prefix: usize,
     /// What keys and values are kept in; `None` where they are given as they come.
     pub(crate) cache: Option<Kept>,
+    /// How a cache stores numbers.
+    pub(crate) cache_dtype: CacheDtype,
     /// Whether forward and backward are timed together.
     pub(crate) backward: bool,
     /// Another of our own ways, to compare with in a peer's place.
@@ -62,6 +64,15 @@ impl Dtype {
         match self {
             Dtype::F32 => 4,
             Dtype::Bf16 | Dtype::F16 => 2,
+        }
+    }
+
+    /// A cache of the same numbers.
+    pub(crate) fn cached(self) -> CacheDtype {
+        match self {
+            Dtype::F32 => CacheDtype::F32,
+            Dtype::Bf16 => CacheDtype::Bf16,
+            Dtype::F16 => CacheDtype::F16,
         }
     }
 }
@@ -128,6 +139,17 @@ impl Case {
     /// One query a batch entry: what a generation loop does.
     pub(crate) fn is_decode(&self) -> bool {
         self.shape.queries == 1 && !self.backward
+    }
+
+    /// Bytes of a key and its value, as they come from memory.
+    pub(crate) fn key_bytes(&self) -> usize {
+        let dims = self.shape.dim_k + self.shape.dim_v;
+        match (self.cache, self.cache_dtype) {
+            (None, _) => dims * self.dtype.bytes(),
+            // Each has a scale of its own.
+            (Some(_), CacheDtype::Int8) => dims + 2 * size_of::<f32>(),
+            (Some(_), dtype) => dims * dtype.bytes(),
+        }
     }
 
     /// Numbers of queries (and of the result), and of keys (and of values).

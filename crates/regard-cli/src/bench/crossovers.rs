@@ -15,6 +15,8 @@ use crate::bench::measure::{FEWEST_ROUNDS, calls_of_a_turn, median, timed};
 use crate::bench::ours::Ours;
 use crate::bench::report::significant;
 use crate::error::Error;
+use crate::output::print_line;
+use crate::progress;
 
 /// A question, and the calls that answer it.
 struct Question {
@@ -25,15 +27,31 @@ struct Question {
     calls: Vec<(&'static str, usize, Case)>,
 }
 
-/// Times every way of every call, and gives the tables.
+type Ask = fn() -> Result<Question, Error>;
+
+/// What can be asked, by the names that `--only` knows.
+const QUESTIONS: [(&str, Ask); 4] =
+    [("heads", heads_or_blocks), ("strips", strips_or_blocks), ("splits", whole_or_splits), ("scattered", scattered)];
+
+/// The names of the questions.
+pub(crate) fn ids() -> Vec<String> {
+    QUESTIONS.iter().map(|(id, _)| (*id).to_owned()).collect()
+}
+
+/// Times every way of every call of the chosen questions, and prints each table when it is done.
 ///
 /// # Errors
-/// The engine refuses.
-pub(crate) fn measure(isa: Isa, pool: &Pool, markdown: bool) -> Result<String, Error> {
+/// The engine refuses, or nothing can be printed.
+pub(crate) fn measure(chosen: &[String], isa: Isa, pool: &Pool, markdown: bool) -> Result<(), Error> {
     let style = if markdown { ASCII_MARKDOWN } else { NOTHING };
-    let questions = [heads_or_blocks(), strips_or_blocks(), whole_or_splits(), gathered_or_rims()];
-    let tables = questions.map(|question| question?.answer(isa, pool, style));
-    Ok(tables.into_iter().collect::<Result<Vec<String>, Error>>()?.join("\n\n"))
+    for (id, ask) in QUESTIONS.iter().filter(|(id, _)| chosen.iter().any(|chosen| chosen == id)) {
+        let question = ask()?;
+        let bar = progress::steps(question.calls.len() as u64, *id);
+        let answer = question.answer(isa, pool, style, || bar.inc(1))?;
+        bar.finish_and_clear();
+        print_line(&format!("{answer}\n"))?;
+    }
+    Ok(())
 }
 
 /// Keys up to which a task had better pack a head for itself.
@@ -84,26 +102,30 @@ fn strips_or_blocks() -> Result<Question, Error> {
     })
 }
 
-/// What a gathered key costs beside a rim, where keys are scattered: which rims had better be gathered.
-fn gathered_or_rims() -> Result<Question, Error> {
-    let way = |name: &str, gather| (name.to_owned(), Crossovers { gather, ..Crossovers::default() });
+/// Scattered keys: pair by pair, gathered into panels, or as rims of tiles; and what a gathered key costs beside a rim.
+fn scattered() -> Result<Question, Error> {
     let gather = Crossovers::default().gather;
+    let tiles =
+        |name: &str, gather| (name.to_owned(), Crossovers { edge: f32::INFINITY, gather, ..Crossovers::default() });
+    let gathered = [0.1, 0.25, 1.0].map(|key| tiles(&format!("key {key}"), Gather { key, ..gather }));
+    let rims = tiles("rims", Gather { rim: 0.0, ..gather });
+    let edges = ("edges".to_owned(), Crossovers { edge: 0.0, ..Crossovers::default() });
     let mut calls = Vec::new();
     for (words, changes) in [
         ("4096 queries and keys, 4 heads of 64", json!({"heads": 4, "kv_heads": 4})),
-        ("4096 queries and keys, 4 heads of 64, bf16", json!({"heads": 4, "kv_heads": 4, "dtype": "bf16"})),
+        ("… bf16", json!({"heads": 4, "kv_heads": 4, "dtype": "bf16"})),
+        ("… 16 heads on 4", json!({"heads": 16, "kv_heads": 4})),
+        ("… and backward", json!({"heads": 4, "kv_heads": 4, "backward": true})),
     ] {
-        for per_mille in [1_u8, 2, 5, 10, 20, 50] {
+        for per_mille in [1_u8, 2, 5, 10, 20, 50, 100, 200] {
             let mut call = call(4096, 4096, &changes)?;
             call.keep = Keep::Random { per_mille };
             calls.push((words, usize::from(per_mille), call));
         }
     }
-    let costs = [0.05, 0.1, 0.5, 1.0].map(|key| way(&format!("key {key}"), Gather { key, ..gather }));
-    let rims = way("rims", Gather { rim: 0.0, ..gather });
     Ok(Question {
-        asks: "What a gathered key costs beside a rim, over random masks that keep so many keys in a thousand",
-        ways: [now()].into_iter().chain(costs).chain([rims]).collect(),
+        asks: "Pairs one by one, keys gathered at so much beside a rim, or rims alone, over random masks that keep so many keys in a thousand",
+        ways: [now(), edges].into_iter().chain(gathered).chain([rims]).collect(),
         calls,
     })
 }
@@ -152,7 +174,8 @@ fn call(queries: usize, keys: usize, changes: &Value) -> Result<Case, Error> {
 }
 
 impl Question {
-    fn answer(&self, isa: Isa, pool: &Pool, style: TableStyle) -> Result<String, Error> {
+    /// The table; says after each call that it is done.
+    fn answer(&self, isa: Isa, pool: &Pool, style: TableStyle, done: impl Fn()) -> Result<String, Error> {
         let mut table = Table::new();
         let ways = self.ways.iter().map(|(name, _)| name.as_str());
         table.load_style(style).set_header(["call", "keys", "best ms"].into_iter().chain(ways));
@@ -168,6 +191,7 @@ impl Question {
             let mut cells = vec![(*words).to_owned(), keys.to_string(), significant(best * 1e3)];
             cells.extend(seconds.iter().map(|seconds| format!("{:.2}", seconds / best)));
             table.add_row(cells);
+            done();
         }
         let lines: Vec<_> = table.lines().map(|line| line.trim_end().to_owned()).collect();
         Ok(format!("{}, as multiples of the best time:\n\n{}", self.asks, lines.join("\n")))
@@ -198,9 +222,7 @@ mod tests {
 
     #[test]
     fn questions_are_of_calls_that_can_be_planned() {
-        for question in
-            [heads_or_blocks(), strips_or_blocks(), whole_or_splits(), gathered_or_rims()].map(Result::unwrap)
-        {
+        for question in QUESTIONS.map(|(_, ask)| ask().unwrap()) {
             assert_eq!(question.ways[0], now());
             for (words, keys, case) in &question.calls {
                 let asked = match case.keep {
@@ -222,7 +244,7 @@ mod tests {
         ];
         let split = Crossovers { keys_of_a_split: 64, keys_of_a_head: 0, ..Crossovers::default() };
         let question = Question { asks: "Which", ways: vec![now(), ("split".into(), split)], calls };
-        let table = question.answer(Isa::best(), Pool::global(), NOTHING).unwrap();
+        let table = question.answer(Isa::best(), Pool::global(), NOTHING, || ()).unwrap();
         assert!(table.starts_with("Which, as multiples") && table.contains("now  split"), "{table}");
         for words in ["a prompt", "a token"] {
             let row = table.lines().find(|line| line.trim_start().starts_with(words)).unwrap();

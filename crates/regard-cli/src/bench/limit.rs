@@ -2,10 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use regard_attention::CacheDtype;
 use regard_kernels::peak::{Machine, Unit};
 use regard_simd::Isa;
 
-use crate::bench::case::{Case, Dtype};
+use crate::bench::case::Case;
 use crate::bench::measure::median;
 use crate::bench::ours::FROM_MEMORY;
 
@@ -34,7 +35,7 @@ impl Work {
         let products = if case.backward { 4.0 * dim_k + 3.0 * dim_v } else { dim_k + dim_v };
         let flops = 2.0 * pairs * products;
         let (queries, keys) = case.lengths();
-        let row = ((shape.dim_k + shape.dim_v) * case.dtype.bytes()) as f64;
+        let row = case.key_bytes() as f64;
         let bytes = if case.prefix > 0 {
             let own = shape.batch * (shape.keys - case.prefix);
             (shape.kv_heads * (case.prefix + own)) as f64 * row
@@ -46,8 +47,9 @@ impl Work {
             let all = if case.backward { 4 } else { 2 } * (queries + keys) * case.dtype.bytes();
             if all >= FROM_MEMORY { all as f64 } else { 0.0 }
         };
-        // f16 is multiplied in f32 everywhere, bf16 where the CPU has no product of its pairs.
-        let pairs_of_bf16 = case.dtype == Dtype::Bf16 && isa.has_bf16_dots();
+        // All but bf16 is multiplied in f32 everywhere, bf16 where the CPU has no product of its pairs.
+        let stored = if case.cache.is_some() { case.cache_dtype } else { case.dtype.cached() };
+        let pairs_of_bf16 = stored == CacheDtype::Bf16 && isa.has_bf16_dots();
         Work { flops, unit: if pairs_of_bf16 { Unit::Bf16 } else { Unit::F32 }, bytes }
     }
 
@@ -146,6 +148,7 @@ mod tests {
             ("decode-1k", 1024, 0.240, Unit::Read),
             ("decode-32k", 32768, 7.67, Unit::Read),
             ("decode-32k-bf16", 32768, 3.83, Unit::Read),
+            ("decode-32k-int8", 32768, 2.33, Unit::F32),
             ("train-512", causal(512), 4.09, Unit::F32),
             ("train-2048-dense", 2048 * 2048, 130.7, Unit::F32),
             ("train-2048-1head", causal(2048), 8.17, Unit::F32),

@@ -3,8 +3,8 @@
 mod place;
 
 use regard_attention::{
-    Cache, CacheDtype, Cached, Error, Gradients, Inputs as Tensors, Options, Outputs, PAGE, PagePool, PagedCache, Plan,
-    Segment, Sequences, Shape, SharedPrefix, Terms, Upstream,
+    Cache, Cached, Error, Gradients, Inputs as Tensors, Options, Outputs, PAGE, PagePool, PagedCache, Plan, Segment,
+    Sequences, Shape, SharedPrefix, Terms, Upstream,
 };
 use regard_memory::{Arena, Tensor};
 use regard_simd::Isa;
@@ -12,7 +12,7 @@ use regard_threads::Pool;
 
 use self::place::Place;
 use crate::bench::answer::Answer;
-use crate::bench::case::{Case, Dtype, Kept};
+use crate::bench::case::{Case, Kept};
 use crate::bench::inputs::{Inputs, Stored};
 use crate::bench::memory::{Memory, Meter};
 
@@ -187,12 +187,8 @@ fn caches<T: Stored>(
     pool: &Pool,
 ) -> Result<Vec<Vec<Box<dyn Cached>>>, Error> {
     let Shape { batch, kv_heads, keys, dim_k, dim_v, .. } = case.shape;
-    let dtype = match case.dtype {
-        Dtype::F32 => CacheDtype::F32,
-        Dtype::Bf16 => CacheDtype::Bf16,
-        Dtype::F16 => CacheDtype::F16,
-    };
-    let copies = FROM_MEMORY.div_ceil(size_of_val(&inputs.k[..]) + size_of_val(&inputs.v[..]));
+    let dtype = case.cache_dtype;
+    let copies = FROM_MEMORY.div_ceil(batch * kv_heads * keys * case.key_bytes());
     let pages = PagePool::new(dtype, kv_heads, dim_k, dim_v, copies * batch * keys.div_ceil(PAGE))?;
     let cache = |entry: usize| -> Result<Box<dyn Cached>, Error> {
         let (len_k, len_v) = (kv_heads * keys * dim_k, kv_heads * keys * dim_v);

@@ -19,4 +19,5 @@ mod weighing;
 
 pub use pairs::{Pairs, Region, Transposable};
 pub use recompute::{GradientRows, KeyPanels};
+pub(crate) use weigh::Weigh;
 pub use weighing::{Dropout, Weighing};

@@ -87,7 +87,7 @@ impl Kernels {
         weighing.clear(count, columns);
         let live = live_columns(&bits);
         for (at, panel) in panels.enumerate() {
-            let weigh = weighing.panel(self, rows, bits, live, (at * PANEL, columns));
+            let weigh = weighing.panel(self, (lse, delta), bits, live, (at * PANEL, columns));
             let panel = Recompute {
                 rows,
                 keys: &keys.keys[at * steps.0 * PANEL..],

@@ -7,7 +7,7 @@ use crate::adjust::{Adder, Adjuster};
 use crate::{Adjustment, F32, KeyPlaces, Operand, PANEL, ROWS, RowAdjustment};
 
 /// One tile with one panel, between its products.
-pub(super) struct Weigh<'t> {
+pub(crate) struct Weigh<'t> {
     pub(super) adjustment: Adjustment,
     pub(super) adjustments: &'t [RowAdjustment<'t>],
     pub(super) places: KeyPlaces<'t>,
@@ -121,6 +121,22 @@ impl Weigh<'_> {
                 E::store_steps(s, to_weights.add(at), [weights[w], odd_weights[w]]);
                 E::store_steps(s, to_gradients.add(at), [gradients[w], odd_gradients[w]]);
             }
+        }
+    }
+
+    /// Weights and score gradients of `N` vectors of the first row.
+    #[inline(always)]
+    pub(crate) fn one_row<S: Simd, const N: usize>(
+        &mut self,
+        s: S,
+        at: usize,
+        scores: [S::F32; N],
+        d_weights: [S::F32; N],
+    ) -> ([S::F32; N], [S::F32; N]) {
+        if self.is_plain {
+            self.row::<S, F32, true, N>(s, 0, at, scores, d_weights)
+        } else {
+            self.row::<S, F32, false, N>(s, 0, at, scores, d_weights)
         }
     }
 

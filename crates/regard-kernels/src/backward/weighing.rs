@@ -1,9 +1,8 @@
 //! How scores become weights: what the forward pass did between its products.
 
-use super::recompute::GradientRows;
 use super::weigh::Weigh;
 use crate::dropout::Keeps;
-use crate::{Adjustment, DropoutRow, Error, Kernels, KeyNumbers, KeyPlaces, Operand, PANEL, ROWS, RowAdjustment};
+use crate::{Adjustment, DropoutRow, Error, Kernels, KeyNumbers, KeyPlaces, PANEL, ROWS, RowAdjustment};
 
 /// How scores become weights, as in the forward pass. Keys are counted from the first panel of the call; where lists of
 /// them end, those behind must be ones that no row keeps.
@@ -40,7 +39,7 @@ impl<'a> Weighing<'a> {
         Weighing { adjustment, rows: &[], places: KeyPlaces::Consecutive, dropout: None, d_scores: None }
     }
 
-    pub(super) fn check(&self, rows: usize, columns: usize) -> Result<(), Error> {
+    pub(crate) fn check(&self, rows: usize, columns: usize) -> Result<(), Error> {
         if !self.rows.is_empty() {
             Error::check_length("row adjustments", self.rows.len(), rows)?;
         }
@@ -61,10 +60,10 @@ impl<'a> Weighing<'a> {
     }
 
     /// What becomes of one panel, whose first column is `first_column`, in some of its columns.
-    pub(super) fn panel<'t>(
+    pub(crate) fn panel<'t>(
         &'t mut self,
         kernels: Kernels,
-        rows: &'t GradientRows<'_, impl Operand>,
+        (lse, delta): (&'t [f32], &'t [f32]),
         bits: [u64; ROWS],
         columns: (usize, usize),
         (first_column, all_columns): (usize, usize),
@@ -83,8 +82,8 @@ impl<'a> Weighing<'a> {
             adjustment: self.adjustment,
             adjustments: self.rows,
             places: self.places,
-            lse: rows.lse,
-            delta: rows.delta,
+            lse,
+            delta,
             bits,
             columns,
             first_column,

@@ -7,6 +7,7 @@ mod errors;
 mod exact;
 mod int8;
 mod layouts;
+mod listed;
 mod norm;
 mod odd_numbers;
 mod packing;

@@ -1,5 +1,7 @@
 //! The oracle's problems as calls of the engine.
 
+use std::fmt;
+
 use regard_attention::{
     Crossovers, Dropout, Gradients, Inputs, Offset, Options, Outputs, Plan, Segment, Sequences, Shape, Terms, Upstream,
 };
@@ -12,6 +14,32 @@ use super::{Order, Outcome, Results, Slopes, Stored, Strided, mask, pool, soiled
 
 /// The seed of every problem's dropout.
 pub(crate) const SEED: u64 = 0x5EED;
+
+/// An instruction set, and whether sequences go by their edges whatever their masks keep.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Way {
+    pub(crate) isa: Isa,
+    pub(crate) edges: bool,
+}
+
+impl Way {
+    /// Both on every instruction set.
+    pub(crate) fn all() -> impl Iterator<Item = Way> {
+        Isa::available().flat_map(|isa| [false, true].map(|edges| Way { isa, edges }))
+    }
+}
+
+impl From<Isa> for Way {
+    fn from(isa: Isa) -> Way {
+        Way { isa, edges: false }
+    }
+}
+
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.isa, if self.edges { ", by edges" } else { "" })
+    }
+}
 
 /// A problem that the engine is asked, and how.
 #[derive(Clone, Copy)]
@@ -28,14 +56,15 @@ pub(crate) struct Asked<'a> {
 
 impl<'a> Asked<'a> {
     /// On two threads, through tensors without gaps.
-    pub(crate) fn new(problem: &'a Problem, isa: Isa) -> Asked<'a> {
+    pub(crate) fn new(problem: &'a Problem, way: impl Into<Way>) -> Asked<'a> {
+        let (Way { isa, edges }, chosen) = (way.into(), Crossovers::default());
         Asked {
             problem,
             isa,
             pool: pool(),
             orders: [Order::CONTIGUOUS; 5],
             ids: None,
-            crossovers: Crossovers::default(),
+            crossovers: Crossovers { edge: if edges { 0.0 } else { chosen.edge }, ..chosen },
         }
     }
 

@@ -11,6 +11,7 @@ mod set;
 mod spoilt;
 mod strided;
 
+use std::fmt::Display;
 use std::sync::OnceLock;
 
 use half::{bf16, f16};
@@ -18,11 +19,10 @@ use proptest::prelude::*;
 use regard_attention::{Differentiable, Element, Real};
 use regard_memory::Arena;
 use regard_oracle::Precision;
-use regard_simd::Isa;
 use regard_threads::Pool;
 
 pub(crate) use alone::alone;
-pub(crate) use asked::{Asked, SEED, keeps, shape_of};
+pub(crate) use asked::{Asked, SEED, Way, keeps, shape_of};
 pub(crate) use cached::{
     AnyCache, DTYPES, decode, exact_in_bytes, precisions_of, run_cached, run_cached_on, seen_through, terms, tokens,
 };
@@ -85,7 +85,7 @@ pub(crate) fn soiled() -> Arena {
 }
 
 /// A failure that names the instruction set.
-pub(crate) fn on(isa: Isa, result: Result<(), String>) -> Result<(), TestCaseError> {
+pub(crate) fn on(isa: impl Display, result: Result<(), String>) -> Result<(), TestCaseError> {
     result.map_err(|what| TestCaseError::fail(format!("{isa}: {what}")))
 }
 

@@ -1,6 +1,6 @@
 //! How cases are written down.
 
-use regard_attention::Shape;
+use regard_attention::{CacheDtype, Shape};
 use serde_json::{Map, Value};
 
 use super::{Case, Dtype, Keep, Kept, Target};
@@ -28,8 +28,24 @@ pub(crate) fn parse(text: &str) -> Result<Vec<Case>, String> {
 
 fn read(index: usize, source: Value) -> Result<Case, String> {
     const FIELDS: &[&str] = &[
-        "id", "batch", "heads", "kv_heads", "queries", "keys", "dim", "dtype", "mask", "window", "globals", "prefix",
-        "cache", "apart", "backward", "versus", "target",
+        "id",
+        "batch",
+        "heads",
+        "kv_heads",
+        "queries",
+        "keys",
+        "dim",
+        "dtype",
+        "mask",
+        "window",
+        "globals",
+        "prefix",
+        "cache",
+        "cache_dtype",
+        "apart",
+        "backward",
+        "versus",
+        "target",
     ];
     let Value::Object(fields) = &source else { return Err(format!("case {index} is not an object")) };
     let id = match fields.get("id") {
@@ -76,6 +92,7 @@ fn read(index: usize, source: Value) -> Result<Case, String> {
         apart,
         prefix: 0,
         cache: None,
+        cache_dtype: dtype.cached(),
         backward,
         versus: entry.versus(index)?.map(Box::new),
         target: entry.target()?,
@@ -83,6 +100,7 @@ fn read(index: usize, source: Value) -> Result<Case, String> {
     };
     case.prefix = entry.prefix(&case)?;
     case.cache = entry.cache(&case)?;
+    case.cache_dtype = entry.cache_dtype(&case)?;
     Ok(case)
 }
 
@@ -182,6 +200,23 @@ impl Entry<'_> {
                 &[("none", None), ("contiguous", Some(Kept::Contiguous)), ("paged", Some(Kept::Paged))],
             ),
         }
+    }
+
+    /// How a cache stores numbers: as they come, unless it is said.
+    fn cache_dtype(&self, case: &Case) -> Result<CacheDtype, String> {
+        if !self.fields.contains_key("cache_dtype") {
+            return Ok(case.cache_dtype);
+        }
+        if case.cache.is_none() {
+            return Err(self.says(format_args!("`cache_dtype` belongs to a case with a `cache`")));
+        }
+        let types = [
+            ("f32", CacheDtype::F32),
+            ("bf16", CacheDtype::Bf16),
+            ("f16", CacheDtype::F16),
+            ("int8", CacheDtype::Int8),
+        ];
+        self.choice("cache_dtype", &types)
     }
 
     /// The case to compare with: this one, but for some fields.

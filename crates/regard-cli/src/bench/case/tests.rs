@@ -57,6 +57,10 @@ fn decoding_has_a_cache_unless_it_is_said_otherwise() {
     assert_eq!((one.is_decode(), one.cache, two.is_decode(), two.cache), (true, Some(Kept::Contiguous), false, None));
     assert_eq!(None, read(json!({"queries": 1, "cache": "none"})).cache);
     assert_eq!(Some(Kept::Paged), read(json!({"queries": 1, "cache": "paged"})).cache);
+    let in_bytes = read(json!({"queries": 1, "cache_dtype": "int8", "versus": {"id": "b", "cache_dtype": "bf16"}}));
+    let dtypes = [&in_bytes, in_bytes.versus.as_deref().unwrap(), &one].map(|case| case.cache_dtype);
+    assert_eq!([CacheDtype::Int8, CacheDtype::Bf16, CacheDtype::Bf16], dtypes);
+    assert_eq!([2 * 8 + 2 * 4, 2 * 8 * 2], [in_bytes.key_bytes(), one.key_bytes()]);
     let shared = read(json!({"queries": 1, "prefix": 6}));
     assert_eq!((shared.prefix, shared.cache), (6, None));
 }
@@ -104,6 +108,8 @@ fn what_is_wrong_is_named() {
         (json!({"prefix": 1, "backward": true}), ["`prefix`", "forward"]),
         (json!({"cache": "none"}), ["`cache`", "one query"]),
         (json!({"queries": 1, "cache": "big"}), ["`cache` is \"big\"", "\"contiguous\""]),
+        (json!({"cache_dtype": "int8"}), ["`cache_dtype`", "with a `cache`"]),
+        (json!({"queries": 1, "cache_dtype": 8}), ["`cache_dtype` is 8", "\"int8\""]),
         (json!({"global": 1}), ["`global`", "no field"]),
         (json!({"id": 7}), ["case 0", "`id`"]),
         (json!({"id": "a\u{1b}[2J"}), ["case 0", "`id`"]),
