@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use regard_attention::{Inputs, Offset, Options, Outputs, Plan, Shape};
+use regard_attention::{Crossovers, Inputs, Offset, Options, Outputs, Plan, Shape};
 use regard_masks::Mask;
 use regard_memory::{Arena, Tensor, TensorMut};
 use regard_oracle::{Attention, Sizes, numbers, widen};
@@ -21,7 +21,10 @@ fuzz_target!(|data: &[u8]| {
     let (queries, keys, heads) = (usize::from(queries % 40), usize::from(*keys), usize::from(group % 3) + 1);
     let offset = i64::from(*offset) - 64;
     let shape = Shape { batch: 1, heads, kv_heads: 1, queries, keys, dim_k: 5, dim_v: 3 };
-    let options = Options { offset: Offset::Same(offset), ..Options::default() };
+    // By tiles or by edges.
+    let edge = if *group & 64 == 0 { 1.0 } else { 0.0 };
+    let crossovers = Crossovers { edge, ..Crossovers::default() };
+    let options = Options { offset: Offset::Same(offset), crossovers, ..Options::default() };
     // A mask may tell more heads apart than there are.
     let Ok(plan) = Plan::new(shape, &mask, &options) else { return };
     let allows = |h: usize, i: usize, j: usize| mask.select(0, h).allows(i as i64 + offset, j, keys);

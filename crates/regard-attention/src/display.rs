@@ -4,7 +4,6 @@ use std::fmt;
 
 use regard_kernels::peak::{self, Unit};
 use regard_kernels::{PANEL, ROWS};
-use regard_masks::Cost;
 use regard_threads::Pool;
 
 use crate::fold::BLOCK;
@@ -69,19 +68,21 @@ impl fmt::Display for Plan {
                 }
             }
         }
-        let cost = self.cost();
-        let share = |pairs: u64| if pairs == 0 { 0.0 } else { 100.0 * pairs as f64 / cost.computed() as f64 };
-        write!(
-            f,
-            "work      {:.3} GFLOP; of the pairs computed {:.1}% are live ({:.1}% in full panels, {:.1}% in rims, {:.1}% gathered)",
-            self.flops() / 1e9,
-            100.0 * cost.live_share(),
-            share(cost.full),
-            share(cost.rim),
-            share(cost.gathered),
-        )?;
+        let (tiles, edges, price) = self.cost();
+        write!(f, "work      {:.3} GFLOP", self.flops() / 1e9)?;
+        if tiles.computed() > 0 {
+            let share = |pairs: u64| 100.0 * pairs as f64 / tiles.computed() as f64;
+            let [live, full, rim, gathered] = [tiles.live, tiles.full, tiles.rim, tiles.gathered].map(share);
+            write!(
+                f,
+                "; of the pairs that tiles compute {live:.1}% are live ({full:.1}% in full panels, {rim:.1}% in rims, {gathered:.1}% gathered)"
+            )?;
+        }
+        if edges > 0 {
+            write!(f, "; {:.1}% of the live pairs one by one", 100.0 * edges as f64 / self.live_pairs() as f64)?;
+        }
         for (name, stored) in [("f32", CacheDtype::F32), ("bf16", CacheDtype::Bf16)] {
-            let Prediction { seconds, limit, unit, rate } = self.predict(&cost, stored);
+            let Prediction { seconds, limit, unit, rate } = self.predict(price, stored);
             let bound = match unit {
                 Unit::Read => format!("memory at {:.0} GB/s", rate / 1e9),
                 _ => format!("arithmetic at {:.0} GFLOP/s", rate / 1e9),
@@ -104,7 +105,7 @@ struct Prediction {
 
 impl Plan {
     /// What a call of all threads takes over numbers that are stored so, and come from memory once.
-    fn predict(&self, cost: &Cost, stored: CacheDtype) -> Prediction {
+    fn predict(&self, price: f64, stored: CacheDtype) -> Prediction {
         let isa = self.kernels.isa();
         // The softmax comes on top of the products: measured by the example `tile` of regard-kernels.
         let (unit, softmax) =
@@ -116,7 +117,7 @@ impl Plan {
         let rows = |s: &Sequence| heads as f64 * s.queries.len() as f64 + kv_heads as f64 * s.keys.len() as f64;
         let numbers = self.sequences.iter().map(rows).sum::<f64>() * (dim_k as f64 + dim_v as f64);
         let (arithmetic, memory) = (self.flops() / of_unit, numbers * stored.bytes() as f64 / read);
-        let products = softmax * arithmetic * (cost.computed() as f64 / cost.live.max(1) as f64);
+        let products = softmax * arithmetic * (price / self.live_pairs().max(1) as f64);
         // Splits fold keys as they stream in; elsewhere they are packed first.
         let streams =
             self.phases_of_tensors().iter().all(|phase| phase.regime == Regime::Splits || phase.sequences.is_empty());

@@ -17,12 +17,23 @@ use crate::sequence::{find_dead, lay_out, reserve};
 use crate::strip::{panels_of_a_block, tiles_of};
 use crate::{Crossovers, Dropout, Error, Options, Regime, Sequence, Sequences, Shape};
 
-/// Runs of a row up to which keys are not scattered: windows, prefixes, and what is between them.
-const FEW_RUNS: usize = 3;
+/// Pairs of a tile that one pair costs by itself in the forward pass: so many, and so many over the mean of both dimensions.
+/// Measured with scattered keys: 7.5 for heads of 64 and 5.4 for heads of 128 (`regard bench --crossovers --only scattered`).
+const EDGE: f64 = 4.0;
+const EDGE_OF_DIM: f64 = 220.0;
 
-/// Whether a row of a mask may have more.
-fn scatters(mask: &Mask) -> bool {
-    mask.max_runs(usize::MAX) > FEW_RUNS
+/// How many times as much it costs in the backward pass: 13 for heads of 64, 10 for heads of 128, 32 for heads of 16.
+const BACKWARD: f64 = 1.8;
+
+/// Pairs of a row in the backward pass by edges, at most, for each element of a key and of a value: its scratch is then that
+/// of some rows.
+const KEPT: f64 = 4.0;
+
+/// What a layout costs, in pairs of a tile: by its tiles, and by its edges.
+#[derive(Clone, Copy, Debug)]
+struct Price {
+    forward: [f64; 2],
+    backward: [f64; 2],
 }
 
 /// Attention of one shape and mask, decided once and run many times.
@@ -49,12 +60,15 @@ pub struct Plan {
     pub(crate) dead: Vec<(usize, Range<usize>)>,
     /// Whether the mask tells batch entries or heads apart.
     mask_varies: bool,
+    /// Whether it tells heads apart.
+    mask_by_head: bool,
     /// Whether a row of it may have more than a few runs: keys that are scattered.
     mask_scatters: bool,
     pub(crate) layouts: Layouts,
     /// All sequences, as they are folded in tiles.
     pub(crate) phases: [Phase; 3],
-    /// The same where some go by their edges: those that do not, and then those that do. Empty where none does.
+    /// Whether some go by their edges; then those that do not, and those that do.
+    goes_apart: bool,
     apart: Vec<Phase>,
     /// A list of lengths that is not needed.
     spare: Vec<usize>,
@@ -68,10 +82,10 @@ pub(crate) struct Layouts {
     pub all: Vec<BlockLayout>,
     /// Which one each (sequence, key/value head) has; the first where nothing is said.
     of: Vec<u32>,
-    /// The pairs of each one by one, where a sequence goes by them.
-    pub lists: Vec<Lists>,
-    /// What computing with each costs, in pairs of a tile: by its tiles, and by its edges.
-    prices: Vec<[f64; 2]>,
+    /// The pairs of each one by one, made when they are first needed.
+    lists: Vec<OnceLock<Lists>>,
+    /// What computing with each costs, in pairs of a tile.
+    prices: Vec<Price>,
 }
 
 impl Layouts {
@@ -81,32 +95,51 @@ impl Layouts {
     }
 
     /// Finds what computing with each layout costs.
-    pub(crate) fn set_prices(&mut self, Crossovers { edge, gather, .. }: Crossovers) {
+    pub(crate) fn set_prices(&mut self, Crossovers { edge, gather, .. }: Crossovers, shape: Shape) {
+        let dims = (shape.dim_k as f64 + shape.dim_v as f64) / 2.0;
         self.prices.clear();
         self.prices.extend(self.all.iter().map(|layout| {
-            let Cost { live, full, rim, gathered } = layout.cost();
+            let Cost { live, full, rim, rims, gathered } = layout.cost();
             // Keys are copied once a list, and each of its panels is computed a little dearer than a rim.
-            let rims = |cost: f32| f64::from(cost / gather.rim);
-            let copied = layout.size().keys as f64 * (ROWS * PANEL) as f64 * rims(gather.key);
-            let tiles = full as f64 + rim as f64 + gathered as f64 * rims(gather.panel) + copied;
-            // To begin a row costs about what one stretch of a rim does. Lists count their pairs in 32 bits.
-            let rows = layout.n_q() as f64 * layout.tile_shape().group as f64 * COLUMNS as f64;
-            let listed = u32::try_from(live).is_ok() && edge.is_finite();
-            let edges =
-                if listed { f64::from(edge) * live as f64 + rows * f64::from(edge.min(1.0)) } else { f64::INFINITY };
-            [tiles, edges]
+            let as_rims = |cost: f32| f64::from(cost / gather.rim);
+            let copied = layout.size().keys as f64 * (ROWS * PANEL) as f64 * as_rims(gather.key);
+            let tiles = full as f64 + rim as f64 + gathered as f64 * as_rims(gather.panel) + copied;
+            let rows = layout.n_q() as f64 * layout.tile_shape().group as f64;
+            let each = f64::from(edge) * (EDGE + EDGE_OF_DIM / dims);
+            // To begin a row costs about what one stretch of a rim does.
+            let begun = rows * COLUMNS as f64 * f64::from(edge.min(1.0));
+            // Lists number pairs, queries and keys in 32 bits.
+            let counts = [live, layout.n_q() as u64, layout.n_k() as u64];
+            let listed = edge.is_finite() && counts.iter().all(|&count| u32::try_from(count).is_ok());
+            let edges = |pair: f64| if listed { live as f64 * pair + begun } else { f64::INFINITY };
+            // The pairs' numbers are kept from one step of the backward pass to the next: as many as a row has elements.
+            let kept = edge == 0.0 || live as f64 <= rows * KEPT * (shape.dim_k as f64 + shape.dim_v as f64);
+            Price {
+                forward: [tiles, edges(each)],
+                // A rim costs the backward pass a panel, however little of it is kept.
+                backward: [full as f64 + rims as f64, if kept { edges(each * BACKWARD) } else { f64::INFINITY }],
+            }
         }));
     }
 
-    /// Whether the pairs of a sequence cost less one by one.
-    pub(crate) fn prefer_edges(&self, sequence: usize, kv_heads: usize) -> bool {
-        // Where all heads are alike one says it.
-        let heads = if self.of.is_empty() { kv_heads.min(1) } else { kv_heads };
-        let price = |way: usize| {
-            let prices = (0..heads).map(|head| self.prices.get(self.number(sequence, head, kv_heads)));
-            prices.map(|price| price.map_or(0.0, |price| price[way])).sum::<f64>()
-        };
-        price(1) < price(0)
+    /// What a sequence costs: in tiles, and pair by pair.
+    fn price(&self, sequence: usize, kv_heads: usize, of: impl Fn(&Price) -> [f64; 2]) -> [f64; 2] {
+        // Where all heads are alike one stands for all.
+        let (heads, times) = if self.of.is_empty() { (kv_heads.min(1), kv_heads as f64) } else { (kv_heads, 1.0) };
+        let prices = (0..heads).filter_map(|head| self.prices.get(self.number(sequence, head, kv_heads)));
+        prices.map(of).fold([0.0; 2], |sum, price| [sum[0] + times * price[0], sum[1] + times * price[1]])
+    }
+
+    /// Whether the pairs of a sequence cost less one by one in the forward pass.
+    fn forward_by_edges(&self, sequence: usize, kv_heads: usize) -> bool {
+        let [tiles, edges] = self.price(sequence, kv_heads, |price| price.forward);
+        edges < tiles
+    }
+
+    /// The same in the backward pass.
+    pub(crate) fn backward_by_edges(&self, sequence: usize, kv_heads: usize) -> bool {
+        let [tiles, edges] = self.price(sequence, kv_heads, |price| price.backward);
+        edges < tiles
     }
 
     /// The layout of a sequence and head.
@@ -206,10 +239,12 @@ impl Plan {
             sequences: Vec::new(),
             dead: Vec::new(),
             mask_varies: mask.batch()? > 1 || mask.heads()? > 1,
-            mask_scatters: scatters(mask),
+            mask_by_head: mask.heads()? > 1,
+            mask_scatters: crate::sequence::scatters(mask),
             layouts: Layouts::default(),
             backward: OnceLock::new(),
             phases: Regime::TILES.map(Phase::new),
+            goes_apart: false,
             apart: Vec::new(),
             spare: Vec::new(),
         };
@@ -235,7 +270,7 @@ impl Plan {
     }
 
     /// The same for other lengths of the sequences' keys, a batch entry each: what a loop does that generates several
-    /// texts at once.
+    /// texts at once. Every batch entry then has all the queries.
     ///
     /// # Errors
     /// There is not a length for each batch entry, the sequences are packed, or a layout cannot be compiled; the plan
@@ -264,7 +299,8 @@ impl Plan {
         decided
     }
 
-    /// Makes room for layouts of up to this many queries and keys: [`Plan::resize`] within them allocates nothing.
+    /// Makes room for layouts of up to this many queries and keys: [`Plan::resize`] within them allocates nothing, where the
+    /// mask scatters no keys.
     ///
     /// # Errors
     /// The layout would be too large.
@@ -291,13 +327,14 @@ impl Plan {
         find_dead((self.shape.batch, self.shape.queries), queries, &mut self.dead)?;
         self.compile()?;
         self.find_strips();
-        self.find_edges()?;
+        self.find_edges();
         let kv_heads = self.shape.kv_heads;
         for phase in &mut self.phases {
             let regime = phase.regime;
             phase.set(&self.sequences, kv_heads, |sequence| sequence.tiles() == regime)?;
         }
-        if self.sequences.iter().any(|sequence| sequence.by_edges) {
+        self.goes_apart = self.sequences.iter().any(|sequence| sequence.by_edges);
+        if self.goes_apart {
             if self.apart.is_empty() {
                 self.apart.extend(Regime::TILES.into_iter().chain([Regime::Edges]).map(Phase::new));
             }
@@ -305,8 +342,6 @@ impl Plan {
                 let regime = phase.regime;
                 phase.set(&self.sequences, kv_heads, |sequence| sequence.regime() == regime)?;
             }
-        } else {
-            self.apart.clear();
         }
         // Sequences of different regimes must not share queries either; each phase has checked its own.
         if self.phases.iter().filter(|phase| !phase.sequences.is_empty()).count() > 1 {
@@ -354,40 +389,36 @@ impl Plan {
         }
     }
 
-    /// Finds the sequences whose pairs cost less one by one, and lists these.
-    fn find_edges(&mut self) -> Result<(), Error> {
-        let (kv_heads, group) = (self.shape.kv_heads, self.shape.group());
-        self.layouts.set_prices(self.options.crossovers);
+    /// Finds the sequences whose pairs cost less one by one.
+    fn find_edges(&mut self) {
+        let kv_heads = self.shape.kv_heads;
+        self.layouts.set_prices(self.options.crossovers, self.shape);
         for (number, sequence) in self.sequences.iter_mut().enumerate() {
-            sequence.by_edges = self.layouts.prefer_edges(number, kv_heads);
+            sequence.by_edges = self.layouts.forward_by_edges(number, kv_heads);
         }
-        let masks = self.masks();
-        let Layouts { all, lists, .. } = &mut self.layouts;
-        lists.iter_mut().for_each(Lists::clear);
-        if !self.sequences.iter().any(|sequence| sequence.by_edges) {
-            return Ok(());
+        self.layouts.lists.clear();
+        self.layouts.lists.resize_with(self.layouts.all.len(), OnceLock::new);
+    }
+
+    /// The pairs of a unit one by one, listed when they are first asked for.
+    pub(crate) fn lists(&self, unit: Unit) -> Result<&Lists, Error> {
+        let number = self.layouts.number(unit.sequence, unit.head, self.shape.kv_heads);
+        let lists = &self.layouts.lists[number];
+        if let Some(lists) = lists.get() {
+            return Ok(lists);
         }
-        lists.resize_with(all.len(), Lists::default);
-        for number in (0..self.sequences.len()).filter(|&number| self.sequences[number].by_edges) {
-            for head in 0..kv_heads {
-                let layout = self.layouts.number(number, head, kv_heads);
-                let Layouts { all, lists, .. } = &mut self.layouts;
-                if lists[layout].is_empty() {
-                    lists[layout].set(&all[layout], group, masks)?;
-                }
-            }
-        }
-        Ok(())
+        let made = Lists::new(&self.layouts.all[number], self.shape.group(), self.masks())?;
+        Ok(lists.get_or_init(|| made))
     }
 
     /// How many masks the heads of a group have: one, or one each.
-    pub(crate) fn masks(&self) -> usize {
-        if self.mask_varies { self.shape.group() } else { 1 }
+    fn masks(&self) -> usize {
+        if self.mask_by_head { self.shape.group() } else { 1 }
     }
 
     /// The phases of a call over tensors.
     pub(crate) fn phases_of_tensors(&self) -> &[Phase] {
-        if self.apart.is_empty() { &self.phases } else { &self.apart }
+        if self.goes_apart { &self.apart } else { &self.phases }
     }
 
     pub(crate) fn lay_out_keys(&self, gather: Option<Gather>, layouts: &mut Layouts) -> Result<(), Error> {
@@ -395,7 +426,7 @@ impl Plan {
         let size = |sequence: &Sequence| (sequence.queries.len(), sequence.keys.len(), sequence.offset);
         // Of each layout by itself: what others in the batch keep must change nothing.
         let scatters = |masks: &[Mask]| match self.mask_varies {
-            true => masks.iter().any(scatters),
+            true => masks.iter().any(crate::sequence::scatters),
             false => self.mask_scatters,
         };
         let alike = self.sequences.windows(2).all(|pair| size(&pair[0]) == size(&pair[1]));
@@ -416,7 +447,7 @@ impl Plan {
         for sequence in &self.sequences {
             for head in 0..self.shape.kv_heads {
                 let masks: Vec<Mask> = match self.mask_varies {
-                    true => (0..group).map(|g| self.mask.select(sequence.batch, head * group + g)).collect(),
+                    true => (0..self.masks()).map(|g| self.mask.select(sequence.batch, head * group + g)).collect(),
                     false => vec![self.mask.clone()],
                 };
                 let (queries, keys, offset) = size(sequence);
@@ -477,14 +508,25 @@ impl Plan {
         self.layouts.of.iter().map(|&number| live[number as usize]).fold(0, u64::saturating_add)
     }
 
-    /// The pairs that are computed for these, over all sequences and query heads.
-    pub fn cost(&self) -> Cost {
+    /// What tiles compute, over all sequences and query heads; the live pairs of those that go by their edges; and what both
+    /// cost, in pairs of a tile.
+    pub(crate) fn cost(&self) -> (Cost, u64, f64) {
         let costs: Vec<Cost> = self.layouts.all.iter().map(BlockLayout::cost).collect();
-        if self.layouts.of.is_empty() {
-            let units = self.sequences.len().saturating_mul(self.shape.kv_heads) as u64;
-            return costs.first().copied().unwrap_or_default().times(units);
+        let (kv_heads, alike) = (self.shape.kv_heads, self.layouts.of.is_empty());
+        let (mut tiles, mut edges, mut price) = (Cost::default(), 0_u64, 0.0);
+        for (number, sequence) in self.sequences.iter().enumerate() {
+            price += self.layouts.price(number, kv_heads, |price| price.forward)[usize::from(sequence.by_edges)];
+            // Where all heads are alike one counts for all.
+            for head in 0..if alike { kv_heads.min(1) } else { kv_heads } {
+                let cost = costs.get(self.layouts.number(number, head, kv_heads)).copied().unwrap_or_default();
+                let cost = cost.times(if alike { kv_heads as u64 } else { 1 });
+                match sequence.by_edges {
+                    true => edges = edges.saturating_add(cost.live),
+                    false => tiles = tiles.and(cost),
+                }
+            }
         }
-        self.layouts.of.iter().fold(Cost::default(), |sum, &number| sum.and(costs[number as usize]))
+        (tiles, edges, price)
     }
 
     /// (query, key) pairs of all sequences and query heads, live or not.

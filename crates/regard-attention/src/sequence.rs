@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use regard_kernels::{PANEL, ROWS};
-use regard_masks::Gather;
+use regard_masks::{Gather, Mask};
 
 use crate::fold::{BLOCK, TILES};
 use crate::strip;
@@ -23,13 +23,28 @@ pub struct Crossovers {
     /// 1024 are enough that merging a split (a row of `dim_v`) costs under a percent, and few enough that a single head of
     /// 4096 keys keeps four cores busy.
     pub keys_of_a_split: usize,
-    /// How many pairs of a tile one pair costs that is computed by itself: where a mask keeps so little of its tiles that
-    /// these come out dearer, a sequence goes by its edges ([`Regime::Edges`]). Scattered over 4096 keys it costs 7 in the
-    /// forward pass of f32 and 10 with the backward pass or in bf16, whose tiles are faster.
+    /// What a pair costs by itself, as a multiple of what was measured: where a mask keeps so little of its tiles that these
+    /// come out dearer, a sequence goes by its edges ([`Regime::Edges`]); at 0 all do that can, at infinity none.
     pub edge: f32,
     /// What scattered keys cost as rims of a tile, and gathered into panels of their own. The default counts in rims: one of
     /// 64 keys takes a tile half a microsecond, and a key is copied in a tenth.
     pub gather: Gather,
+}
+
+/// Runs of a row up to which keys are not scattered: windows, prefixes, and what is between them.
+const FEW_RUNS: usize = 3;
+
+/// Whether a row of a mask may have more.
+pub(crate) fn scatters(mask: &Mask) -> bool {
+    mask.max_runs(usize::MAX) > FEW_RUNS
+}
+
+impl Crossovers {
+    /// What a plan compiles the layout of these masks with, one or one for each head of a group: nothing where they scatter
+    /// no keys.
+    pub fn gather_of(&self, masks: &[Mask]) -> Option<Gather> {
+        masks.iter().any(scatters).then_some(self.gather)
+    }
 }
 
 impl Default for Crossovers {
@@ -38,7 +53,7 @@ impl Default for Crossovers {
             keys_of_a_head: 512,
             keys_of_a_strip: 18 * PANEL,
             keys_of_a_split: BLOCK * PANEL,
-            edge: 9.0,
+            edge: 1.0,
             gather: Gather { rim: 1.0, panel: 1.2, key: 0.25 },
         }
     }

@@ -7,6 +7,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Instant;
 
+use regard_attention::Crossovers;
 use regard_draw::{Grid, Style, draw_layout, draw_mask};
 use regard_kernels::ROWS;
 use regard_masks::{BlockLayout, Mask, TileShape};
@@ -119,7 +120,10 @@ impl Drawn {
         let grid = Grid::new(&mask, n_q, n_k, offset, text_cells(n_q, n_k))?;
         let mut layout = BlockLayout::new();
         let start = Instant::now();
-        layout.compile_group(&masks, n_q, n_k, offset, TileShape { rows: ROWS, group: arguments.group.get() })?;
+        // As a plan does it.
+        let (tile, gather) =
+            (TileShape { rows: ROWS, group: arguments.group.get() }, Crossovers::default().gather_of(&masks));
+        layout.compile_with(&masks, n_q, n_k, offset, tile, gather)?;
         let compile_seconds = start.elapsed().as_secs_f64();
         Ok(Self { mask, n_q, n_k, offset, grid, layout, compile_seconds })
     }

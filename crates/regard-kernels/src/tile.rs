@@ -483,6 +483,12 @@ unsafe fn weigh_each<S: Simd, E: Operand, const N: usize>(
     }
 }
 
+/// Rows up to which values are taken to stream in from memory, as when a token is decoded.
+const FEW: usize = 4;
+
+/// Keys whose values such rows go over at once, all columns of them: as they lie in memory one after the other.
+const STREAMED: usize = 64;
+
 struct Accumulate<'t, 'a, E: Operand> {
     rows: usize,
     steps: usize,
@@ -507,26 +513,32 @@ impl<E: Operand> Kernel for Accumulate<'_, '_, E> {
 /// The slices are as long as [`Kernels::accumulate`] says, for `R` rows.
 #[inline(always)]
 unsafe fn accumulate_rows<S: Simd, E: Operand, const R: usize>(s: S, task: Accumulate<'_, '_, E>) {
-    let Accumulate { steps, at, tile, values, width, correction, out, .. } = task;
+    let Accumulate { steps: all, at, tile, values, width, mut correction, out, .. } = task;
     let a = tile.words.as_ptr().cast::<E::A>();
-    let mut column = 0;
-    while column < width {
-        let strips = ((width - column) / S::LANES).min(S::STRIPS);
-        // SAFETY: the strips end within the width; a weight's word is no wider than a score's, and the rows of both
-        // are `stride` words apart.
-        unsafe {
-            let a = a.add(at / E::DEPTH);
-            let b = values.as_ptr().add(column);
-            let c = out.as_mut_ptr().add(column);
-            let stride = tile.stride;
-            match strips {
-                4 if S::STRIPS >= 4 => accumulate_strips::<S, E, R, 4>(s, steps, a, stride, b, width, &correction, c),
-                3 if S::STRIPS >= 4 => accumulate_strips::<S, E, R, 3>(s, steps, a, stride, b, width, &correction, c),
-                2 => accumulate_strips::<S, E, R, 2>(s, steps, a, stride, b, width, &correction, c),
-                _ => accumulate_strips::<S, E, R, 1>(s, steps, a, stride, b, width, &correction, c),
+    let each = if R <= FEW { STREAMED / E::DEPTH } else { all.max(1) };
+    // Without keys the sums still fall.
+    for first in (0..all.max(1)).step_by(each) {
+        let steps = each.min(all - first);
+        let mut column = 0;
+        while column < width {
+            let strips = ((width - column) / S::LANES).min(S::STRIPS);
+            // SAFETY: the strips end within the width; a weight's word is no wider than a score's, and the rows of both
+            // are `stride` words apart.
+            unsafe {
+                let a = a.add(at / E::DEPTH + first);
+                let b = values.as_ptr().add(first * width + column);
+                let c = out.as_mut_ptr().add(column);
+                let (stride, fall) = (tile.stride, &correction);
+                match strips {
+                    4 if S::STRIPS >= 4 => accumulate_strips::<S, E, R, 4>(s, steps, a, stride, b, width, fall, c),
+                    3 if S::STRIPS >= 4 => accumulate_strips::<S, E, R, 3>(s, steps, a, stride, b, width, fall, c),
+                    2 => accumulate_strips::<S, E, R, 2>(s, steps, a, stride, b, width, fall, c),
+                    _ => accumulate_strips::<S, E, R, 1>(s, steps, a, stride, b, width, fall, c),
+                }
             }
+            column += strips * S::LANES;
         }
-        column += strips * S::LANES;
+        correction = [1.0; COLUMNS];
     }
 }
 

@@ -7,6 +7,9 @@ use crate::layout::{PackedSpan, Scratch};
 use crate::sweep::Sweep;
 use crate::{BlockLayout, Error, Gather, Mask, PANEL, TileShape};
 
+/// Runs that a row of a mask may have: a list of so many takes 4 GiB.
+const MOST_RUNS: usize = 1 << 28;
+
 impl BlockLayout {
     /// Replaces the layout by that of `mask` for `n_q` queries, of which query `i` stands at position `i + offset`,
     /// and the keys `0..n_k`. Allocates nothing where the capacity suffices.
@@ -84,6 +87,10 @@ impl BlockLayout {
         if masks.iter().any(Mask::varies) {
             let first: Vec<Mask> = masks.iter().map(|mask| mask.select(0, 0)).collect();
             return self.compile_with(&first, n_q, n_k, offset, tile, gather);
+        }
+        // The runs of a row are listed one by one; of few keys there are few.
+        if n_q > 0 && n_k > MOST_RUNS && masks.iter().any(|mask| mask.max_runs(n_k) > MOST_RUNS) {
+            return Err(Error::LayoutTooLarge { n_q, n_k });
         }
         let too_large = |_| Error::LayoutTooLarge { n_q, n_k };
         self.tiles.try_reserve(tiles.saturating_sub(self.tiles.len())).map_err(too_large)?;

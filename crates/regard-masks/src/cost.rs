@@ -25,6 +25,8 @@ pub struct Cost {
     pub full: u64,
     /// Pairs that are computed of rim panels, live or not: those of whole stretches of 16 keys.
     pub rim: u64,
+    /// Pairs of all rim panels, live or not, each as a panel of 64 keys.
+    pub rims: u64,
     /// Pairs of gathered panels, live or not, each as a panel of 64 keys.
     pub gathered: u64,
 }
@@ -48,15 +50,17 @@ impl Cost {
             live: self.live.saturating_add(other.live),
             full: self.full.saturating_add(other.full),
             rim: self.rim.saturating_add(other.rim),
+            rims: self.rims.saturating_add(other.rims),
             gathered: self.gathered.saturating_add(other.gathered),
         }
     }
 
     /// The cost of so many alike.
     pub fn times(self, count: u64) -> Cost {
-        let Cost { live, full, rim, gathered } = self;
-        let [live, full, rim, gathered] = [live, full, rim, gathered].map(|pairs| pairs.saturating_mul(count));
-        Cost { live, full, rim, gathered }
+        let Cost { live, full, rim, rims, gathered } = self;
+        let [live, full, rim, rims, gathered] =
+            [live, full, rim, rims, gathered].map(|pairs| pairs.saturating_mul(count));
+        Cost { live, full, rim, rims, gathered }
     }
 }
 
@@ -73,7 +77,10 @@ impl BlockLayout {
             for span in self.tile(t) {
                 let (kind, keys) = match span {
                     Span::Full(panels) => (&mut cost.full, panels.len() * PANEL),
-                    Span::Rim { bits, .. } => (&mut cost.rim, computed_of(bits)),
+                    Span::Rim { bits, .. } => {
+                        cost.rims = cost.rims.saturating_add(pairs(PANEL));
+                        (&mut cost.rim, computed_of(bits))
+                    }
                 };
                 *kind = kind.saturating_add(pairs(keys));
             }

@@ -169,6 +169,10 @@ impl Mask {
             return Err(Error::Primitive { primitive: "dense", has, expected });
         }
         let size = n_q * n_k;
+        if size == 0 {
+            // They are all alike, however many there are.
+            return Self::dense_at(first, n_q, n_k, &[]);
+        }
         let dense = |at: usize| Self::dense_at(first, n_q, n_k, &kept[at * size..(at + 1) * size]);
         let entry = |b: usize| Self::by_head((0..heads).map(|h| dense(b * heads + h)).collect::<Result<Vec<_>, _>>()?);
         Self::by_batch((0..batch).map(entry).collect::<Result<Vec<_>, _>>()?)

@@ -25,10 +25,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for mask in [Mask::causal() & (Mask::window(Some(1023), None) | Mask::prefix(4)), Mask::causal()] {
         let start = Instant::now();
         let plan = Plan::new(shape, &mask, &Options::default())?;
+        let planned = start.elapsed().as_secs_f64() * 1e3;
         println!("{plan}");
-        println!("planned   in {:.1} ms; the layout takes {} KiB", start.elapsed().as_secs_f64() * 1e3, {
-            plan.layout(0, 0).size().bytes() >> 10
-        });
+        println!("planned   in {planned:.1} ms; the layout takes {} KiB", { plan.layout(0, 0).size().bytes() >> 10 });
         let mut scratch = Arena::new();
         let inputs =
             Inputs::new(Tensor::contiguous(&q, all)?, Tensor::contiguous(&k, all)?, Tensor::contiguous(&v, all)?);

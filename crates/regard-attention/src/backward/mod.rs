@@ -167,17 +167,16 @@ impl BackwardPlan {
     pub(crate) fn new(plan: &Plan) -> Result<BackwardPlan, Error> {
         let sequences = &plan.sequences;
         let split_keys: Vec<usize> = sequences.iter().map(|sequence| split_keys(sequence.keys.len())).collect();
-        // Tiles have no gathered keys here, so that more sequences may go by their edges than in the forward pass.
-        let mut by_edges: Vec<bool> = sequences.iter().map(|sequence| sequence.by_edges).collect();
+        // Tiles have no gathered keys here.
         let mut layouts = None;
-        if by_edges.contains(&false) && plan.layouts.all.iter().any(|layout| layout.lists() > 0) {
+        if plan.layouts.all.iter().any(|layout| layout.lists() > 0) {
             let layouts = layouts.insert(Layouts::default());
             plan.lay_out_keys(None, layouts)?;
-            layouts.set_prices(plan.options.crossovers);
-            for (number, by_edges) in by_edges.iter_mut().enumerate() {
-                *by_edges |= layouts.prefer_edges(number, plan.shape.kv_heads);
-            }
+            layouts.set_prices(plan.options.crossovers, plan.shape);
         }
+        let priced = layouts.as_ref().unwrap_or(&plan.layouts);
+        let by_edges = |number| priced.backward_by_edges(number, plan.shape.kv_heads);
+        let by_edges: Vec<bool> = (0..sequences.len()).map(by_edges).collect();
         // The rows of a sequence, or none of them.
         let some = |rows: &Range<usize>, has: bool| rows.start..if has { rows.end } else { rows.start };
         let query_cuts = |has: &dyn Fn(usize) -> bool| {

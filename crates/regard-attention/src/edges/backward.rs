@@ -27,8 +27,6 @@ const BIAS_ROWS: usize = 16;
 pub(crate) struct EdgePlan {
     /// Their numbers.
     sequences: Vec<usize>,
-    /// The lists of the plan's layouts that the forward pass does without.
-    lists: Vec<Lists>,
     /// Of each layout of the plan.
     readers: Vec<Readers>,
     queries: Cuts,
@@ -45,29 +43,20 @@ impl EdgePlan {
         let keys = of_edges().map(|sequence| (sequence.batch, sequence.keys.clone(), KEYS));
         let (queries, keys) = (Cuts::new(kv_heads, queries)?, Cuts::new(kv_heads, keys)?);
         let layouts = &plan.layouts;
-        let (mut lists, mut readers) = (vec![Lists::default(); layouts.all.len()], vec![None; layouts.all.len()]);
+        let mut readers = vec![None; layouts.all.len()];
         for unit in numbers.iter().flat_map(|&sequence| (0..kv_heads).map(move |head| Unit { sequence, head })) {
             let number = layouts.number(unit.sequence, unit.head, kv_heads);
-            if readers[number].is_some() {
-                continue;
+            if readers[number].is_none() {
+                readers[number] = Some(Readers::new(plan.lists(unit)?, &layouts.all[number])?);
             }
-            let own = match layouts.lists.get(number).filter(|lists| !lists.is_empty()) {
-                Some(lists) => lists,
-                None => {
-                    lists[number].set(&layouts.all[number], plan.shape.group(), plan.masks())?;
-                    &lists[number]
-                }
-            };
-            readers[number] = Some(Readers::new(own, &layouts.all[number])?);
         }
         let readers = readers.into_iter().map(Option::unwrap_or_default).collect();
-        Ok(EdgePlan { sequences: numbers, lists, readers, queries, keys })
+        Ok(EdgePlan { sequences: numbers, readers, queries, keys })
     }
 
-    /// The lists of a unit.
-    fn lists<'p>(&'p self, plan: &'p Plan, unit: Unit) -> &'p Lists {
-        let number = plan.layouts.number(unit.sequence, unit.head, plan.shape.kv_heads);
-        plan.layouts.lists.get(number).filter(|lists| !lists.is_empty()).unwrap_or(&self.lists[number])
+    /// The lists of a unit, which are there since this was made.
+    fn lists<'p>(&self, plan: &'p Plan, unit: Unit) -> &'p Lists {
+        plan.lists(unit).expect("listed before")
     }
 
     /// Key/value heads of all these sequences.

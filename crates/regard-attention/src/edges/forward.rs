@@ -6,8 +6,8 @@ use regard_kernels::{F32, KeyPlaces, Number, ROWS, RowState, ScoreTile};
 use regard_memory::{Frame, LINE, Need, Rows, TensorMut, prefetch_read};
 use regard_threads::Pool;
 
+use super::MOST;
 use super::row::{Listed, TILE, width};
-use super::{Lists, MOST};
 use crate::plan::{Phase, Unit};
 use crate::scoring::{Keys, Scoring};
 use crate::task::Failure;
@@ -48,6 +48,10 @@ impl ByEdges<'_, '_> {
         if self.phase.sequences.is_empty() {
             return Ok(());
         }
+        // Listed here, so that no task waits for another's.
+        for &sequence in &self.phase.sequences {
+            (0..self.plan.shape.kv_heads).try_for_each(|head| self.plan.lists(Unit { sequence, head }).map(|_| ()))?;
+        }
         let (failure, cuts, group) = (Failure::default(), &self.phase.cuts, self.plan.shape.group());
         let workers = frame.split(pool.threads(), self.need(1));
         let parts = (out.cut(group, cuts)?, lse.cut(group, cuts)?);
@@ -75,7 +79,7 @@ impl ByEdges<'_, '_> {
         lse: &mut TensorMut<'_, f32>,
     ) -> Result<(), Error> {
         let Plan { kernels, shape: Shape { dim_k, dim_v, .. }, .. } = *self.plan;
-        let (group, width, lists) = (self.plan.shape.group(), width(dim_v), self.plan.lists(unit));
+        let (group, width, lists) = (self.plan.shape.group(), width(dim_v), self.plan.lists(unit)?);
         let mut scoring = Scoring::new(self.plan, self.terms, unit, 1.0);
         let (in_query, in_softmax) = self.plan.factors(size_of::<T>() < size_of::<f32>(), scoring.adjustment.is_some());
         scoring.factor = in_softmax;
@@ -132,12 +136,5 @@ const NEAR: usize = 32;
 fn bring_near<T>(row: &[T]) {
     for at in (0..size_of_val(row)).step_by(LINE) {
         prefetch_read(row.as_ptr().cast::<u8>().wrapping_add(at));
-    }
-}
-
-impl Plan {
-    /// The lists of a unit.
-    pub(crate) fn lists(&self, unit: Unit) -> &Lists {
-        &self.layouts.lists[self.layouts.number(unit.sequence, unit.head, self.shape.kv_heads)]
     }
 }

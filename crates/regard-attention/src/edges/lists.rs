@@ -9,7 +9,7 @@ use crate::Error;
 use crate::sequence::reserve;
 
 /// The keys that each row of a layout keeps.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Lists {
     /// How many lists a query has: one for all heads of the group, or one for each.
     heads: usize,
@@ -21,46 +21,34 @@ pub(crate) struct Lists {
 }
 
 impl Lists {
-    /// Forgets all lists, and keeps their capacity.
-    pub(crate) fn clear(&mut self) {
-        self.ends.clear();
-        self.keys.clear();
-    }
-
-    /// Whether there are lists, of any length.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.ends.is_empty()
-    }
-
     /// The lists of a layout whose `group` heads have so many masks: one or one each.
-    pub(crate) fn set(&mut self, layout: &BlockLayout, group: usize, masks: usize) -> Result<(), Error> {
-        (self.heads, self.sharing) = (masks, group / masks);
-        self.clear();
-        let pairs = usize::try_from(layout.cost().live).unwrap_or(usize::MAX) / self.sharing;
-        reserve(&mut self.ends, layout.n_q().saturating_mul(masks))?;
-        reserve(&mut self.keys, pairs)?;
+    pub(crate) fn new(layout: &BlockLayout, group: usize, masks: usize) -> Result<Lists, Error> {
+        let mut lists = Lists { heads: masks, sharing: group / masks, ends: Vec::new(), keys: Vec::new() };
+        let pairs = usize::try_from(layout.cost().live).unwrap_or(usize::MAX) / lists.sharing;
+        reserve(&mut lists.ends, layout.n_q().saturating_mul(masks))?;
+        reserve(&mut lists.keys, pairs)?;
         let rows = layout.n_q() * group;
         for tile in layout.tiles() {
             for row in (tile * ROWS..rows.min((tile + 1) * ROWS)).filter(|row| row % group < masks) {
-                let (first, r) = (self.keys.len(), row - tile * ROWS);
+                let (first, r) = (lists.keys.len(), row - tile * ROWS);
                 for span in layout.tile(tile) {
                     match span {
                         Span::Full(panels) => {
-                            self.keys.extend((panels.start * PANEL..panels.end * PANEL).map(|key| key as u32));
+                            lists.keys.extend((panels.start * PANEL..panels.end * PANEL).map(|key| key as u32));
                         }
                         Span::Rim { panel, bits } => {
-                            self.keys.extend(ones(bits[r]).map(|b| (panel * PANEL + b) as u32))
+                            lists.keys.extend(ones(bits[r]).map(|b| (panel * PANEL + b) as u32))
                         }
                     }
                 }
                 for gathered in layout.gathered(tile) {
-                    self.keys.extend(ones(gathered.bits[r]).map(|b| gathered.keys[b]));
+                    lists.keys.extend(ones(gathered.bits[r]).map(|b| gathered.keys[b]));
                 }
-                self.keys[first..].sort_unstable();
-                self.ends.push(self.keys.len() as u32);
+                lists.keys[first..].sort_unstable();
+                lists.ends.push(lists.keys.len() as u32);
             }
         }
-        Ok(())
+        Ok(lists)
     }
 
     /// The list of query `i` under head `g` of the group, as places among all.
@@ -116,9 +104,6 @@ impl Readers {
     pub(crate) fn new(lists: &Lists, layout: &BlockLayout) -> Result<Readers, Error> {
         let (keys, heads) = (layout.n_k(), lists.heads.max(1));
         let mut readers = Readers { ends: Vec::new(), pairs: Vec::new(), keys, heads };
-        if lists.is_empty() {
-            return Ok(readers);
-        }
         let columns = keys.saturating_mul(heads);
         reserve(&mut readers.ends, columns)?;
         reserve(&mut readers.pairs, lists.keys.len())?;

@@ -67,6 +67,8 @@ fn a_plan_says_what_bounds_it_and_what_it_computes_for_nothing() {
     assert_eq!(bounds(&of(token, &Mask::full())), [(false, true); 2]);
     let work = |mask: &Mask| of(prompt, mask).lines().find(|line| line.starts_with("work")).expect("a line").to_owned();
     assert!(work(&Mask::full()).ends_with("100.0% are live (100.0% in full panels, 0.0% in rims, 0.0% gathered)"));
+    let scattered = work(&Mask::random(0.01, 1).expect("a mask"));
+    assert!(scattered.ends_with("GFLOP; 100.0% of the live pairs one by one"), "{scattered}");
     let window = work(&Mask::window(Some(64), Some(64)));
     assert!(window.contains("in full panels") && !window.contains("100.0% are live"), "{window}");
     assert!(!work(&Mask::strided(64).expect("a mask")).contains(" 0.0% gathered"));

@@ -123,6 +123,7 @@ proptest! {
             gathered += 64 * layout.gathered(t).len() as u64;
         }
         prop_assert_eq!((cost.full, cost.rim, cost.gathered), (full, rim, gathered));
+        prop_assert_eq!(cost.rims, (0..all).map(|r| 64 * rims(&layout, r / tile.rows).len() as u64).sum::<u64>());
         prop_assert_eq!(cost.computed(), full + rim + gathered);
         prop_assert!(cost.full <= cost.live && cost.live <= cost.computed());
         let share = if cost.computed() == 0 { 1.0 } else { cost.live as f64 / cost.computed() as f64 };

@@ -10,7 +10,7 @@ use std::ops::Range;
 use proptest::prelude::*;
 use proptest::sample::select;
 use regard_attention::{Crossovers, Dropout, Error, Offset, Options, Segment, Sequences, Shape};
-use regard_masks::Mask;
+use regard_masks::{Gather, Mask};
 use regard_memory::{Tensor, TensorMut};
 use regard_simd::Isa;
 
@@ -55,6 +55,10 @@ fn sequences() -> impl Strategy<Value = Sequences> {
     ]
 }
 
+fn cost() -> impl Strategy<Value = f32> {
+    select(vec![0.0, 0.5, 1.0, -1.0, 1e30, f32::INFINITY, f32::NAN])
+}
+
 fn options() -> impl Strategy<Value = Options> {
     let offset = prop_oneof![
         3 => Just(Offset::AtEnd),
@@ -66,6 +70,9 @@ fn options() -> impl Strategy<Value = Options> {
         3 => Just(Crossovers::default()),
         1 => (size(), size(), size()).prop_map(|(keys_of_a_head, keys_of_a_strip, keys_of_a_split)| {
             Crossovers { keys_of_a_head, keys_of_a_strip, keys_of_a_split, ..Crossovers::default() }
+        }),
+        2 => [cost(), cost(), cost(), cost()].prop_map(|[edge, rim, panel, key]| {
+            Crossovers { edge, gather: Gather { rim, panel, key }, ..Crossovers::default() }
         }),
     ];
     (option(), option(), option(), sequences(), offset, isa, crossovers).prop_map(
