@@ -60,9 +60,16 @@ fn waves(len: usize) -> Vec<f32> {
 
 /// Calls of every regime.
 fn runs(pool: &Pool) {
-    for (queries, keys) in [(40, 300), (300, 700), (3, 2500)] {
+    let scattered = || Mask::random(0.02, 1).expect("a mask");
+    for (queries, keys, mask) in [
+        (40, 300, Mask::causal()),
+        (300, 700, Mask::causal()),
+        (3, 2500, Mask::causal()),
+        // By edges.
+        (300, 700, scattered()),
+    ] {
         let shape = Shape { batch: 2, heads: 4, kv_heads: 2, queries, keys, dim_k: 16, dim_v: 16 };
-        let plan = Plan::new(shape, &Mask::causal(), &Options::default()).expect("a plan");
+        let plan = Plan::new(shape, &mask, &Options::default()).expect("a plan");
         let (q, k) = (waves(2 * 4 * queries * 16), waves(2 * 2 * keys * 16));
         let (mut out, mut lse) = (vec![0.0f32; q.len()], vec![0.0f32; q.len() / 16]);
         let mut scratch = Arena::new();

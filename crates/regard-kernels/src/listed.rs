@@ -1,6 +1,6 @@
 //! Products with rows that are read where they lie, each by its number: for masks that keep too little for panels.
 
-use regard_memory::{LINE, Rows, prefetch_read};
+use regard_memory::{Rows, prefetch_row};
 use regard_simd::{Kernel, Simd};
 
 use crate::backward::Weigh;
@@ -153,15 +153,6 @@ fn check<T>(rows: Rows<'_, T>, list: &[u32]) -> Result<(), Error> {
     Err(Error::Length { name: "listed rows", has: rows.rows(), expected: most.saturating_add(1) })
 }
 
-/// Starts to bring a row near.
-#[inline(always)]
-fn ask<T>(rows: Rows<'_, T>, row: u32) {
-    let first = rows.as_ptr().wrapping_add(row as usize * rows.stride()).cast::<u8>();
-    for at in (0..rows.cols() * size_of::<T>()).step_by(LINE) {
-        prefetch_read(first.wrapping_add(at));
-    }
-}
-
 /// The last numbers of a row, fewer than a vector, and 0 behind them.
 ///
 /// # Safety
@@ -188,10 +179,10 @@ impl<T: Number> Kernel for Dots<'_, T> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Dots { x, rows, list, products } = self;
-        list.iter().take(AHEAD).for_each(|&row| ask(rows, row));
+        list.iter().take(AHEAD).for_each(|&row| prefetch_row(rows.row(row as usize)));
         let mut at = 0;
         while at < list.len() {
-            list[at..].iter().skip(AHEAD).take(TOGETHER).for_each(|&row| ask(rows, row));
+            list[at..].iter().skip(AHEAD).take(TOGETHER).for_each(|&row| prefetch_row(rows.row(row as usize)));
             if list.len() - at >= TOGETHER {
                 dots::<S, T, TOGETHER>(s, x, rows, &list[at..], &mut products[at..]);
                 at += TOGETHER;

@@ -14,8 +14,8 @@
 
 use std::array::from_fn;
 use std::hint::black_box;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Barrier, Mutex};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use regard_memory::{AlignedBuffer, Result};
@@ -84,9 +84,11 @@ impl Machine {
 
     /// Operations or bytes a second of all threads together with these instructions, measured now, within some 5 ms.
     pub fn rate(&self, isa: Isa, unit: Unit) -> f64 {
-        let barrier = Barrier::new(self.threads);
+        let together = AtomicBool::new(false);
         let work = |thread: usize| {
-            barrier.wait();
+            while !together.load(Ordering::Acquire) {
+                std::hint::spin_loop();
+            }
             let start = Instant::now();
             let mut amount = 0.0;
             loop {
@@ -98,7 +100,10 @@ impl Machine {
             }
         };
         std::thread::scope(|scope| {
-            let threads: Vec<_> = (1..self.threads).map(|thread| scope.spawn(move || work(thread))).collect();
+            let start = |thread| std::thread::Builder::new().spawn_scoped(scope, move || work(thread));
+            // A thread that cannot be had is none that counts.
+            let threads: Vec<_> = (1..self.threads).filter_map(|thread| start(thread).ok()).collect();
+            together.store(true, Ordering::Release);
             let own = work(0);
             threads.into_iter().fold(own, |sum, thread| sum + thread.join().unwrap_or(0.0))
         })

@@ -43,7 +43,7 @@ pub use error::{Error, Result};
 pub use need::Need;
 pub use pages::Pages;
 pub use parts::{Backwards, Chunks, Each, Indices, Parts, Pieces, backwards, chunks_of, each_of, pieces_of};
-pub use prefetch::{prefetch_read, prefetch_write};
+pub use prefetch::{prefetch_read, prefetch_row, prefetch_write};
 pub use rows::Rows;
 pub use rows_mut::{ColumnParts, RowParts, RowsMut};
 pub use tensor::Tensor;

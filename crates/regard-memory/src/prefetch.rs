@@ -1,5 +1,7 @@
 //! Hints that memory will soon be used.
 
+use crate::LINE;
+
 /// Starts to bring the 64-byte line at this address into the cache, to be read. A hint: it has no other effect, never
 /// faults, and may be given any address, also one past the end of what is there.
 ///
@@ -21,6 +23,17 @@ pub fn prefetch_read<T>(address: *const T) {
         std::arch::asm!("prfm pldl1keep, [{0}]", in(reg) address, options(nostack, readonly, preserves_flags));
     }
     let _ = address;
+}
+
+/// [`prefetch_read`] of every line of some numbers.
+///
+/// ```
+/// regard_memory::prefetch_row(&[1.0f32; 64]);
+/// ```
+#[inline(always)]
+pub fn prefetch_row<T>(row: &[T]) {
+    let first = row.as_ptr().cast::<u8>();
+    (0..size_of_val(row)).step_by(LINE).for_each(|at| prefetch_read(first.wrapping_add(at)));
 }
 
 /// As [`prefetch_read`], for a line that will be written to: other cores give up their copies ahead of the write.

@@ -201,7 +201,10 @@ impl BackwardPlan {
         let readers = if plan.shape.rows() == 0 { &[][..] } else { &sequences[..] };
         let all_keys = readers.iter().map(|sequence| (sequence.batch, sequence.keys.clone()));
         find_dead((plan.shape.batch, plan.shape.keys), all_keys, &mut dead_keys)?;
-        let of_tiles = if by_edges.contains(&false) { &layouts.as_ref().unwrap_or(&plan.layouts).all[..] } else { &[] };
+        // Where all go by their edges nobody reads a tile.
+        let in_tiles = by_edges.contains(&false);
+        let layouts = layouts.filter(|_| in_tiles);
+        let of_tiles = if in_tiles { &layouts.as_ref().unwrap_or(&plan.layouts).all[..] } else { &[] };
         Ok(BackwardPlan {
             transposes: of_tiles.iter().map(|layout| layout.transpose(PANELS)).collect::<Result<_, _>>()?,
             layouts,

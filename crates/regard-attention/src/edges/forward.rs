@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use regard_kernels::{F32, KeyPlaces, Number, ROWS, RowState, ScoreTile};
-use regard_memory::{Frame, LINE, Need, Rows, TensorMut, prefetch_read};
+use regard_memory::{Frame, Need, Rows, TensorMut, prefetch_row};
 use regard_threads::Pool;
 
 use super::MOST;
@@ -12,6 +12,13 @@ use crate::plan::{Phase, Unit};
 use crate::scoring::{Keys, Scoring};
 use crate::task::Failure;
 use crate::{Element, Error, Plan, Shape, Terms};
+
+/// Queries that are asked for ahead of the one that is computed.
+const AHEAD: usize = 2;
+
+/// Keys of the next query, and values of this one, that are asked for while it is computed: as many as caches take in without
+/// waiting. With 16 keys a query among 4096, −25% of the time.
+const NEAR: usize = 32;
 
 /// The sequences of a plan that go by their edges.
 pub(crate) struct ByEdges<'p, 'a> {
@@ -91,11 +98,11 @@ impl ByEdges<'_, '_> {
             for g in 0..group {
                 let r = i * group + g;
                 if i + AHEAD < queries.end {
-                    bring_near(query(i + AHEAD, g));
+                    prefetch_row(query(i + AHEAD, g));
                 }
-                lists.of(i, g).iter().take(NEAR).for_each(|&key| bring_near(values.row(key as usize)));
+                lists.of(i, g).iter().take(NEAR).for_each(|&key| prefetch_row(values.row(key as usize)));
                 if i + 1 < queries.end {
-                    lists.of(i + 1, g).iter().take(NEAR).for_each(|&key| bring_near(keys.row(key as usize)));
+                    lists.of(i + 1, g).iter().take(NEAR).for_each(|&key| prefetch_row(keys.row(key as usize)));
                 }
                 kernels.pack_query::<F32, T>(query(i, g), in_query, packed)?;
                 let mut state = RowState::default();
@@ -124,17 +131,5 @@ impl ByEdges<'_, '_> {
             }
         }
         Ok(())
-    }
-}
-
-/// Rows that are asked for ahead of the one that is computed.
-const AHEAD: usize = 2;
-
-const NEAR: usize = 32;
-
-/// Starts to bring a row near.
-fn bring_near<T>(row: &[T]) {
-    for at in (0..size_of_val(row)).step_by(LINE) {
-        prefetch_read(row.as_ptr().cast::<u8>().wrapping_add(at));
     }
 }

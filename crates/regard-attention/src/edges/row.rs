@@ -10,7 +10,7 @@ use crate::scoring::Scoring;
 pub(super) struct Listed<'a> {
     /// Keys that no bias masks, and the place of each in the list.
     keys: &'a mut [u32],
-    pub kept: &'a mut [u32],
+    kept: &'a mut [u32],
     places: &'a mut [f32],
     bias: &'a mut [f32],
 }
