@@ -104,9 +104,9 @@ impl BlockLayout {
         self.lists.clear();
         let mut scratch = std::mem::take(&mut self.scratch);
         scratch.start(masks.len());
-        for t in 0..tiles {
-            scratch.find_rows(masks, self, t, offset);
-            if self.push_tile(&mut scratch, gather).is_none() {
+        while self.tiles.len() < tiles {
+            scratch.find_rows(masks, self, self.tiles.len(), offset);
+            if self.push_tile(&mut scratch, gather).and_then(|()| self.repeat(&scratch)).is_none() {
                 *self = Self::new();
                 return Err(Error::LayoutTooLarge { n_q, n_k });
             }

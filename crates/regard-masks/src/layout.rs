@@ -99,10 +99,22 @@ impl PackedSpan {
         Self { start: panel as u32 | Self::RIM, end: words }
     }
 
+    /// The first panel.
+    pub(crate) fn first(self) -> usize {
+        (self.start & !Self::RIM) as usize
+    }
+
+    /// The same so many panels further on.
+    pub(crate) fn moved(self, panels: usize) -> Self {
+        let panels = panels as u32;
+        let end = if self.start & Self::RIM == 0 { self.end + panels } else { self.end };
+        Self { start: self.start + panels, end }
+    }
+
     /// The panel of a rim, and where its words stand.
     #[inline]
     pub(crate) fn as_rim(self) -> Option<(usize, u32)> {
-        (self.start & Self::RIM != 0).then_some(((self.start & !Self::RIM) as usize, self.end))
+        (self.start & Self::RIM != 0).then_some((self.first(), self.end))
     }
 }
 

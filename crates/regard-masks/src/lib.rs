@@ -139,7 +139,7 @@
 //!
 //! A layout depends on the masks, the shape and the tile alone: it is made once and used for all heads, layers and calls
 //! that agree in these. A [`LayoutCache`] keeps those that were made, up to a limit in bytes. A window over a million
-//! queries is compiled in about 15 ms. A layout of one query is made in a fraction of a microsecond, and without
+//! queries is compiled in about a millisecond. A layout of one query is made in a fraction of a microsecond, and without
 //! allocating when room for it was [reserved](BlockLayout::reserve): a loop that generates tokens makes one a token.
 #![forbid(unsafe_code)]
 
@@ -160,6 +160,7 @@ mod mask;
 mod parse;
 mod primitive;
 mod random;
+mod repeat;
 mod runs;
 mod shared;
 mod size;

@@ -8,6 +8,7 @@ mod group;
 mod parse;
 mod primitives;
 mod properties;
+mod repeat;
 mod set;
 mod transpose;
 mod vary;
