@@ -1,13 +1,15 @@
-//! `regard info`: what is in a model's file, from its header alone.
+//! `regard info`: what is in a model's file or folder, from the headers alone.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::path::Path;
 
 use indicatif::DecimalBytes;
+use regard_models::chat::ChatTemplate;
+use regard_models::description::Mixer;
 use regard_models::gguf::{Gguf, Value};
 use regard_models::tokenizer::Tokenizer;
-use regard_models::{Description, Optional};
+use regard_models::{Description, Folder, Optional};
 use serde::Serialize;
 
 use crate::error::Error;
@@ -22,9 +24,10 @@ Only the header is read, so this also tells what a file is that cannot be run.
 Examples:
   regard info
   regard info model.gguf --context 2048
-  regard info model.gguf --json | jq .layers")]
+  regard info model.gguf --json | jq .layers
+  regard info ./Qwen3-0.6B")]
 pub(crate) struct Arguments {
-    /// Path of a GGUF file, or the name of a model [default: SmolLM2-135M-Instruct]
+    /// Path of a GGUF file or of a Hugging Face folder, or the name of a model [default: SmolLM2-135M-Instruct]
     #[arg(value_name = "PATH|NAME")]
     model: Option<String>,
     /// Tokens to state the cache's memory for [default: the model's own limit]
@@ -93,8 +96,59 @@ struct CacheFacts {
     bytes_f16_or_bf16: usize,
 }
 
+impl CacheFacts {
+    fn of(description: &Description, context: Option<usize>) -> Self {
+        let context = context.unwrap_or(description.context);
+        let bytes = |each| description.cache_bytes_per_token(each).saturating_mul(context);
+        Self { context, bytes_f32: bytes(4), bytes_f16_or_bf16: bytes(2) }
+    }
+}
+
 impl Facts {
     fn read(path: &Path, context: Option<usize>) -> Result<Self, Error> {
+        if path.is_dir() { Self::of_folder(&Folder::open(path)?, context) } else { Self::of_file(path, context) }
+    }
+
+    fn of_folder(folder: &Folder, context: Option<usize>) -> Result<Self, Error> {
+        let description = Description::from_folder(folder)?;
+        let tokenizer = Tokenizer::from_folder(folder);
+        let template =
+            tokenizer.as_ref().is_ok_and(|tokens| ChatTemplate::from_folder(folder, tokens).is_ok_and(|t| t.is_some()));
+        let mut tensor_types = BTreeMap::new();
+        let mut parameters = 0;
+        for (_, shape, kind) in folder.tensors() {
+            *tensor_types.entry(kind.to_owned()).or_default() += 1;
+            parameters += shape.iter().product::<u64>();
+        }
+        let number = |number: usize| Some(number as u64);
+        let block = description.blocks.first();
+        let attention = block.map(|block| match &block.mixer {
+            Mixer::Attention(attention) => attention,
+        });
+        Ok(Self {
+            file: folder.path().display().to_string(),
+            bytes: folder.size(),
+            name: folder.path().file_name().map(|name| name.to_string_lossy().into_owned()),
+            architecture: description.architecture.clone(),
+            parameters,
+            layers: number(description.blocks.len()),
+            width: number(description.width),
+            hidden_width: block.and_then(|block| number(block.feed_forward.hidden)),
+            query_heads: attention.and_then(|attention| number(attention.heads)),
+            key_value_heads: attention.and_then(|attention| number(attention.kv_heads)),
+            head_size: attention.and_then(|attention| number(attention.dim_k)),
+            context_length: number(description.context),
+            vocabulary: number(description.vocabulary),
+            tokenizer: Some("tokenizer.json".to_owned()),
+            pre_tokenizer: None,
+            chat_template: template,
+            tensor_types,
+            cache: Some(CacheFacts::of(&description, context)),
+            obstacle: tokenizer.err().map(|error| error.to_string()),
+        })
+    }
+
+    fn of_file(path: &Path, context: Option<usize>) -> Result<Self, Error> {
         let file = Gguf::open(path)?;
         let architecture = file.string("general.architecture")?.to_owned();
         let text = |key: &str| Ok::<_, Error>(file.string(key).optional()?.map(str::to_owned));
@@ -126,11 +180,7 @@ impl Facts {
             pre_tokenizer: text("tokenizer.ggml.pre")?,
             chat_template: file.string("tokenizer.chat_template").optional()?.is_some(),
             tensor_types,
-            cache: described.as_ref().ok().map(|description| {
-                let context = context.unwrap_or(description.context);
-                let bytes = |each| description.cache_bytes_per_token(each).saturating_mul(context);
-                CacheFacts { context, bytes_f32: bytes(4), bytes_f16_or_bf16: bytes(2) }
-            }),
+            cache: described.as_ref().ok().map(|description| CacheFacts::of(description, context)),
             obstacle: described.err().map(|error| error.to_string()),
             architecture,
         })
@@ -172,9 +222,9 @@ impl Facts {
             (
                 "tokenizer",
                 format!(
-                    "{} ({}), {} tokens",
+                    "{}{}, {} tokens",
                     name(&self.tokenizer),
-                    name(&self.pre_tokenizer),
+                    self.pre_tokenizer.as_ref().map_or_else(String::new, |name| format!(" ({name})")),
                     or_unknown(self.vocabulary)
                 ),
             ),

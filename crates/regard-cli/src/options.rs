@@ -15,7 +15,7 @@ use crate::{progress, pull};
 /// Which model, and on how many threads.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ModelOptions {
-    /// Path of a GGUF file, or the name of a model (see `regard pull --list`) [default: SmolLM2-135M-Instruct]
+    /// Path of a GGUF file or of a Hugging Face folder, or the name of a model (see `regard pull --list`) [default: SmolLM2-135M-Instruct]
     #[arg(short, long, value_name = "PATH|NAME")]
     model: Option<String>,
     /// Threads to compute with [default: $REGARD_THREADS, else every physical core]

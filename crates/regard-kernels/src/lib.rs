@@ -28,6 +28,7 @@ pub mod trial;
 
 use regard_simd::Isa;
 
+pub use activation::Activation;
 pub use adjust::{Adjustment, Bias, KeyPlaces, RowAdjustment};
 pub use backward::{Dropout, GradientRows, KeyPanels, Pairs, Region, Transposable, Weighing};
 pub use dropout::{DropoutRow, KeyNumbers};

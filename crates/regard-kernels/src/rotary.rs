@@ -1,5 +1,7 @@
 //! Rotary positions (RoPE; Su et al., 2021): dimensions of a head, two by two, turn with the position.
 
+use std::f64::consts::TAU;
+
 use regard_simd::{Kernel, Simd};
 
 use crate::{Error, Kernels};
@@ -13,15 +15,62 @@ pub enum RotaryOrder {
     HalfSplit,
 }
 
-/// What is done to the frequencies so that a model sees further than it was trained to.
+/// What is done to the frequencies so that a model sees further than it was trained to. What a rule depends on is the
+/// `context`, the tokens that a sequence may have, and the `original` one, those that the model was trained on.
 #[derive(Clone, Debug, PartialEq)]
 pub enum RotaryScaling {
     /// Nothing.
     None,
     /// All are divided by this (Chen et al., 2023).
     Linear(f32),
-    /// Each is divided by its own factor, `[dims / 2]`: how files state the rule of Llama 3 and others.
+    /// Each is divided by its own factor, `[dims / 2]`: how GGUF files state the rule of Llama 3.
     Factors(Vec<f32>),
+    /// The base grows with a context beyond the original one ("dynamic NTK"; Peng et al., 2023, appendix B.2):
+    /// `θ·(factor·context/original − (factor − 1))^(dims/(dims − 2))`.
+    Dynamic {
+        /// How strongly.
+        factor: f32,
+        /// Tokens that the model was trained on.
+        original: usize,
+    },
+    /// The rule of Llama 3.1: a pair that turns less than `low` times within the original context is slowed down by `factor`,
+    /// one that turns more than `high` times is left alone, and between the two it goes over linearly in the turns.
+    Llama3 {
+        /// What slow pairs are divided by.
+        factor: f32,
+        /// Turns up to which a pair is slow.
+        low: f32,
+        /// Turns from which a pair is fast.
+        high: f32,
+        /// Tokens that the model was trained on.
+        original: usize,
+    },
+    /// YaRN (Peng et al., 2023, section 3.2): a pair of fast turns is left alone, one of slow turns divided by `factor`, and
+    /// between the two it goes over linearly in the number of the pair.
+    Yarn {
+        /// What slow pairs are divided by.
+        factor: f32,
+        /// Turns within the original context of a fast and of a slow pair: 32 and 1 in the paper.
+        turns: [f32; 2],
+        /// Whether the numbers of the pairs with so many turns are rounded outwards.
+        whole: bool,
+        /// What queries and keys are multiplied by: `0.1·ln(factor) + 1` in the paper.
+        amplitude: f32,
+        /// Tokens that the model was trained on.
+        original: usize,
+    },
+    /// LongRoPE (Ding et al., 2024): each is divided by its own factor, of one list within the original context and of another
+    /// for a longer one.
+    LongRope {
+        /// `[dims / 2]`, within the original context.
+        short: Vec<f32>,
+        /// `[dims / 2]`, beyond it.
+        long: Vec<f32>,
+        /// What queries and keys are multiplied by.
+        amplitude: f32,
+        /// Tokens that the model was trained on.
+        original: usize,
+    },
 }
 
 /// The frequencies of a rotation: pair `i` turns by `θ^(−2i/dims)` from position to position.
@@ -30,7 +79,7 @@ pub enum RotaryScaling {
 /// use regard_kernels::{Kernels, Rotary, RotaryOrder, RotaryScaling};
 /// use regard_simd::Isa;
 ///
-/// let rotary = Rotary::new(2, 10_000.0, &RotaryScaling::None);
+/// let rotary = Rotary::new(2, 10_000.0, &RotaryScaling::None, 2048);
 /// let mut turn = [0.0; 2];
 /// rotary.turn(3, &mut turn);
 /// assert_eq!(turn, [3f64.cos() as f32, 3f64.sin() as f32]);
@@ -45,20 +94,61 @@ pub enum RotaryScaling {
 pub struct Rotary {
     /// Radians from position to position, `[dims / 2]`.
     frequencies: Vec<f64>,
+    /// What cosines and sines are multiplied by.
+    amplitude: f64,
 }
 
 impl Rotary {
-    /// The frequencies of `dims` dimensions at base `theta`. Missing factors count as 1.
-    pub fn new(dims: usize, theta: f32, scaling: &RotaryScaling) -> Rotary {
-        let frequency = |i: usize| {
-            let divisor = match scaling {
-                RotaryScaling::None => 1.0,
-                RotaryScaling::Linear(factor) => *factor,
-                RotaryScaling::Factors(factors) => factors.get(i).copied().unwrap_or(1.0),
-            };
-            f64::from(theta).powf(-2.0 * i as f64 / dims as f64) / f64::from(divisor)
+    /// The frequencies of `dims` dimensions at base `theta`, for sequences of up to `context` tokens. Missing factors count as
+    /// 1.
+    pub fn new(dims: usize, theta: f32, scaling: &RotaryScaling, context: usize) -> Rotary {
+        let theta = f64::from(theta);
+        let plain = |theta: f64| move |i: usize| theta.powf(-2.0 * i as f64 / dims as f64);
+        let divided = |factors: &[f32]| -> Vec<f64> {
+            (0..dims / 2).map(|i| plain(theta)(i) / f64::from(factors.get(i).copied().unwrap_or(1.0))).collect()
         };
-        Rotary { frequencies: (0..dims / 2).map(frequency).collect() }
+        let all = |frequency: &dyn Fn(usize) -> f64| (0..dims / 2).map(frequency).collect();
+        let (frequencies, amplitude) = match *scaling {
+            RotaryScaling::None => (all(&plain(theta)), 1.0),
+            RotaryScaling::Linear(factor) => (all(&|i| plain(theta)(i) / f64::from(factor)), 1.0),
+            RotaryScaling::Factors(ref factors) => (divided(factors), 1.0),
+            RotaryScaling::Dynamic { factor, original } => {
+                let (factor, dims) = (f64::from(factor), dims as f64);
+                let longer = context.max(original) as f64 / original as f64;
+                let growth = (factor * longer - (factor - 1.0)).powf(dims / (dims - 2.0));
+                (all(&plain(if longer > 1.0 { theta * growth } else { theta })), 1.0)
+            }
+            RotaryScaling::Llama3 { factor, low, high, original } => {
+                let [factor, low, high] = [factor, low, high].map(f64::from);
+                let frequency = |i: usize| {
+                    let frequency = plain(theta)(i);
+                    let turns = original as f64 * frequency / TAU;
+                    let fast = ((turns - low) / (high - low)).clamp(0.0, 1.0);
+                    fast * frequency + (1.0 - fast) * frequency / factor
+                };
+                (all(&frequency), 1.0)
+            }
+            RotaryScaling::Yarn { factor, turns: [fast, slow], whole, amplitude, original } => {
+                // The pair that turns so often within the original context.
+                let pair =
+                    |turns: f32| dims as f64 * (original as f64 / (f64::from(turns) * TAU)).ln() / (2.0 * theta.ln());
+                let (first, last) = (pair(fast), pair(slow));
+                let (first, last) = if whole { (first.floor(), last.ceil()) } else { (first, last) };
+                let (first, last) = (first.max(0.0), last.min(dims as f64 - 1.0));
+                // What parts them may not be nothing.
+                let span = if first == last { 0.001 } else { last - first };
+                let frequency = |i: usize| {
+                    let slow = ((i as f64 - first) / span).clamp(0.0, 1.0);
+                    let frequency = plain(theta)(i);
+                    (1.0 - slow) * frequency + slow * frequency / f64::from(factor)
+                };
+                (all(&frequency), f64::from(amplitude))
+            }
+            RotaryScaling::LongRope { ref short, ref long, amplitude, original } => {
+                (divided(if context > original { long } else { short }), f64::from(amplitude))
+            }
+        };
+        Rotary { frequencies, amplitude }
     }
 
     /// Dimensions that turn.
@@ -66,7 +156,8 @@ impl Rotary {
         2 * self.frequencies.len()
     }
 
-    /// The turn at a position, which all heads share: the cosines of the pairs, then their sines, `[dims]`.
+    /// The turn at a position, which all heads share: the cosines of the pairs, then their sines, `[dims]`, both times what the
+    /// scaling multiplies queries and keys by.
     ///
     /// # Panics
     /// `turn` is shorter.
@@ -74,7 +165,7 @@ impl Rotary {
         let (cos, sin) = turn[..self.dims()].split_at_mut(self.frequencies.len());
         for ((cos, sin), frequency) in cos.iter_mut().zip(sin).zip(&self.frequencies) {
             let (s, c) = (position as f64 * frequency).sin_cos();
-            (*cos, *sin) = (c as f32, s as f32);
+            (*cos, *sin) = ((self.amplitude * c) as f32, (self.amplitude * s) as f32);
         }
     }
 }
@@ -153,7 +244,7 @@ mod tests {
             prop_assume!(dim > 0);
             let factors: Vec<f32> = (0..pairs).map(|i| 1.0 + i as f32).collect();
             let x: Vec<f32> = (0..heads * dim).map(|i| (f64::from(seed) + i as f64 * 1.7).sin() as f32).collect();
-            let rotary = Rotary::new(2 * pairs, 1e4, &RotaryScaling::Factors(factors));
+            let rotary = Rotary::new(2 * pairs, 1e4, &RotaryScaling::Factors(factors), 1);
             let mut turn = vec![0.0; 2 * pairs];
             rotary.turn(position, &mut turn);
             for isa in Isa::available() {

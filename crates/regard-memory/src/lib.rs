@@ -15,6 +15,7 @@
 
 mod ahead;
 mod arena;
+mod available;
 mod buffer;
 mod counting;
 mod cuts;
@@ -32,6 +33,7 @@ mod tensor_mut;
 
 pub use ahead::Ahead;
 pub use arena::{Arena, Frame, Frames};
+pub use available::available;
 pub use buffer::AlignedBuffer;
 /// Plain numbers: any bits are a value and no byte is padding. Implemented for the primitive numbers, their arrays,
 /// `half::f16` and `half::bf16`.

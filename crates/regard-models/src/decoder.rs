@@ -6,7 +6,7 @@ use regard_memory::{Arena, Frame, Need, Rows, RowsMut, Tensor, TensorMut};
 use regard_threads::Pool;
 
 use crate::Result;
-use crate::description::{Attention, Description, Mixer, Norm};
+use crate::description::{Attention, Description, FeedForward, Mixer, Norm};
 use crate::failure::Failure;
 use crate::projection::Projection;
 
@@ -30,14 +30,22 @@ pub(crate) struct BlockWeights {
     pub mixer_norm: Vec<f32>,
     /// Queries `[heads·dim_k, width]`, keys `[kv_heads·dim_k, width]`, values `[kv_heads·dim_v, width]`.
     pub qkv: Projection,
+    /// `[dim_k]`.
+    pub query_norm: Option<Vec<f32>>,
+    /// `[dim_k]`.
+    pub key_norm: Option<Vec<f32>>,
     /// `[width, heads·dim_v]`.
     pub out: Projection,
+    /// `[width]`.
+    pub mixer_post_norm: Option<Vec<f32>>,
     /// `[width]`.
     pub feed_forward_norm: Vec<f32>,
     /// The gate `[hidden, width]`, and what it opens for, `[hidden, width]`.
     pub gate_up: Projection,
     /// `[width, hidden]`.
     pub down: Projection,
+    /// `[width]`.
+    pub feed_forward_post_norm: Option<Vec<f32>>,
 }
 
 /// Rows that a task works on where each is done alone.
@@ -61,10 +69,14 @@ pub(crate) struct Positions<'a> {
 }
 
 impl Decoder {
-    /// `stream[i] = embedding[tokens[i]]`.
+    /// `stream[i] = scale·embedding[tokens[i]]`.
     pub(crate) fn embed(&self, tokens: &[u32], mut stream: RowsMut<'_, f32>) -> Result<()> {
         for (i, &token) in tokens.iter().enumerate() {
-            self.embedding.lookup(self.kernels, token as usize, stream.row_mut(i))?;
+            let row = stream.row_mut(i);
+            self.embedding.lookup(self.kernels, token as usize, row)?;
+            if self.description.embedding_scale != 1.0 {
+                row.iter_mut().for_each(|x| *x *= self.description.embedding_scale);
+            }
         }
         Ok(())
     }
@@ -80,14 +92,16 @@ impl Decoder {
         let feed_forward = Need::of::<f32>(rows * weights.gate_up.columns())
             .and(Need::of::<f32>(rows * block.feed_forward.hidden))
             .and(weights.gate_up.need(rows).or(weights.down.need(rows)));
-        normed.and(mixer.or(feed_forward))
+        // What a half gives, and what its norm makes of it.
+        let joined = if block.post_norm.is_some() { normed.and(normed) } else { Need::default() };
+        normed.and(mixer.or(feed_forward)).and(joined)
     }
 
     /// `stream += out(attention(qkv(norm(stream))))`, the keys and values going through the cache.
     pub(crate) fn mix(
         &self,
         index: usize,
-        mut stream: RowsMut<'_, f32>,
+        stream: RowsMut<'_, f32>,
         cache: &mut Cache,
         positions: Positions<'_>,
         frame: &mut Frame<'_>,
@@ -104,15 +118,16 @@ impl Decoder {
             let out = RowsMut::contiguous(heads_of_all, rows, stride)?;
             weights.qkv.apply(self.kernels, &self.pool, normed, out, Epilogue::Store, &mut frame.scope())?;
         }
-        let rotated = [(QUERIES, heads), (KEYS, kv_heads)].map(|(member, count)| {
-            let from = weights.qkv.start(member);
-            from..from + count * dim_k
-        });
+        let turned = [(QUERIES, heads, &weights.query_norm), (KEYS, kv_heads, &weights.key_norm)];
         self.for_rows(RowsMut::contiguous(heads_of_all, rows, stride)?, |row, all| {
-            let order = attention.rotary.order;
-            rotated.iter().try_for_each(|heads| {
-                self.kernels.rotate(order, positions.turns.row(row), dim_k, &mut all[heads.clone()])
-            })
+            for (member, count, norm) in turned {
+                let heads = &mut all[weights.qkv.start(member)..][..count * dim_k];
+                if let (Some(Norm::Rms { eps }), Some(norm)) = (attention.query_key_norm, norm) {
+                    heads.chunks_exact_mut(dim_k).try_for_each(|head| self.kernels.rms_norm_in(head, norm, eps))?;
+                }
+                self.kernels.rotate(attention.rotary.order, positions.turns.row(row), dim_k, heads)?;
+            }
+            Ok(())
         })?;
         let view = |member: usize, heads: usize, dim: usize| {
             let from = weights.qkv.start(member);
@@ -124,13 +139,15 @@ impl Decoder {
         let (queries, outputs) = (view(QUERIES, heads, dim_k)?, Outputs::new(out));
         positions.plan.run_cached(queries, &[&*cache], Terms::default(), outputs, scratch, &self.pool)?;
         let mixed = Rows::contiguous(mixed, rows, heads * dim_v)?;
-        weights.out.apply(self.kernels, &self.pool, mixed, stream.reborrow(), Epilogue::Add, frame)
+        let post_norm = block.post_norm.as_ref().zip(weights.mixer_post_norm.as_deref());
+        self.join(&weights.out, mixed, post_norm, stream, frame)
     }
 
-    /// `stream += down(silu(gate(norm(stream))) · up(norm(stream)))`.
-    pub(crate) fn feed_forward(&self, index: usize, mut stream: RowsMut<'_, f32>, frame: &mut Frame<'_>) -> Result<()> {
+    /// `stream += down(activation(gate(norm(stream))) · up(norm(stream)))`.
+    pub(crate) fn feed_forward(&self, index: usize, stream: RowsMut<'_, f32>, frame: &mut Frame<'_>) -> Result<()> {
         let (block, weights) = (&self.description.blocks[index], &self.blocks[index]);
-        let (rows, stride, hidden) = (stream.rows(), weights.gate_up.columns(), block.feed_forward.hidden);
+        let FeedForward { hidden, activation } = block.feed_forward;
+        let (rows, stride) = (stream.rows(), weights.gate_up.columns());
         let gate_up = frame.take::<f32>(rows * stride);
         {
             let normed = self.norm_rows(&block.norm, &weights.feed_forward_norm, stream.as_rows(), frame)?;
@@ -141,10 +158,34 @@ impl Decoder {
         let (gate, up) = (weights.gate_up.start(GATE), weights.gate_up.start(UP));
         self.for_rows(RowsMut::contiguous(gated, rows, hidden)?, |row, gated| {
             let both = &gate_up[row * stride..][..stride];
-            self.kernels.silu_mul(&both[gate..gate + hidden], &both[up..up + hidden], gated)
+            self.kernels.gate(activation, &both[gate..gate + hidden], &both[up..up + hidden], gated)
         })?;
         let gated = Rows::contiguous(gated, rows, hidden)?;
-        weights.down.apply(self.kernels, &self.pool, gated, stream.reborrow(), Epilogue::Add, frame)
+        let post_norm = block.post_norm.as_ref().zip(weights.feed_forward_post_norm.as_deref());
+        self.join(&weights.down, gated, post_norm, stream, frame)
+    }
+
+    /// `stream += projection(x)`, or what a norm makes of it.
+    fn join(
+        &self,
+        projection: &Projection,
+        x: Rows<'_, f32>,
+        norm: Option<(&Norm, &[f32])>,
+        mut stream: RowsMut<'_, f32>,
+        frame: &mut Frame<'_>,
+    ) -> Result<()> {
+        let Some((norm, weight)) = norm else {
+            return projection.apply(self.kernels, &self.pool, x, stream, Epilogue::Add, frame);
+        };
+        let (rows, width) = (stream.rows(), stream.cols());
+        let result = frame.take::<f32>(rows * width);
+        let out = RowsMut::contiguous(result, rows, width)?;
+        projection.apply(self.kernels, &self.pool, x, out, Epilogue::Store, &mut frame.scope())?;
+        let normed = self.norm_rows(norm, weight, Rows::contiguous(result, rows, width)?, frame)?;
+        for row in 0..rows {
+            stream.row_mut(row).iter_mut().zip(normed.row(row)).for_each(|(x, more)| *x += more);
+        }
+        Ok(())
     }
 
     /// The scratch of [`Decoder::logits`].

@@ -1,11 +1,13 @@
 //! What a decoder is made of: the one thing that tells models apart.
 //!
-//! Real models and blocks that are trained are described alike; the decoder's code never asks for a family's name. A
-//! family is an entry of a table here: the names of its metadata and what they cannot say.
+//! Real models and blocks that are trained are described alike; the decoder's code never asks for a family's name. What a
+//! family's files do not say themselves stands in a table of families.
 
-use regard_kernels::{RotaryOrder, RotaryScaling};
+use regard_kernels::{Activation, RotaryOrder, RotaryScaling};
 use regard_masks::Mask;
 
+use crate::checkpoint::Checkpoint;
+use crate::folder::Folder;
 use crate::gguf::Gguf;
 use crate::{Error, Optional, Result};
 
@@ -20,6 +22,8 @@ pub struct Description {
     pub width: usize,
     /// Tokens that the model was trained to see at once.
     pub context: usize,
+    /// What embeddings are multiplied by.
+    pub embedding_scale: f32,
     /// The blocks, in order.
     pub blocks: Vec<Block>,
     /// The norm after the last block.
@@ -33,6 +37,8 @@ pub struct Description {
 pub struct Block {
     /// The norm before each of the two halves.
     pub norm: Norm,
+    /// The norm of what each of the two halves gives, if there is one.
+    pub post_norm: Option<Norm>,
     /// What lets tokens see each other.
     pub mixer: Mixer,
     /// What works on each token alone.
@@ -69,8 +75,14 @@ pub struct Attention {
     pub dim_v: usize,
     /// Keys that a query sees, itself included; all earlier ones unless given.
     pub window: Option<usize>,
+    /// What scores are multiplied by; `1/√dim_k` unless given.
+    pub scale: Option<f64>,
+    /// The norm of each head of queries and keys before they turn, if there is one.
+    pub query_key_norm: Option<Norm>,
     /// The rotation of queries and keys.
     pub rotary: Rotary,
+    /// Whether queries, keys and values must have biases; those that a file has without need are taken too.
+    pub bias: bool,
 }
 
 impl Attention {
@@ -96,24 +108,14 @@ pub struct Rotary {
     pub scaling: RotaryScaling,
 }
 
-/// `down(silu(gate(x)) · up(x))`.
+/// `down(activation(gate(x)) · up(x))`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct FeedForward {
     /// Numbers between the two layers.
     pub hidden: usize,
+    /// What opens the gate.
+    pub activation: Activation,
 }
-
-/// What a family's files do not say themselves.
-struct Family {
-    architecture: &'static str,
-    rotary: RotaryOrder,
-}
-
-/// Every family that runs.
-const FAMILIES: &[Family] = &[Family { architecture: "llama", rotary: RotaryOrder::Interleaved }];
-
-/// The tensor of factors that the rotary frequencies are divided by.
-pub(crate) const ROTARY_FACTORS: &str = "rope_freqs.weight";
 
 /// No dimension of a model is larger: what sizes are multiplied from stays far from overflow.
 const MAX_SIZE: usize = 1 << 24;
@@ -124,72 +126,99 @@ impl Description {
     /// # Errors
     /// The family is unknown, a key is missing, or a size makes no sense.
     pub fn from_gguf(file: &Gguf) -> Result<Description> {
-        let architecture = file.string("general.architecture")?;
-        let family = FAMILIES.iter().find(|family| family.architecture == architecture).ok_or_else(|| {
-            let supported = FAMILIES.iter().map(|family| family.architecture).collect::<Vec<_>>().join(", ");
-            let (field, found) = ("general.architecture".to_string(), format!("architecture {architecture:?}"));
-            Error::Unsupported { file: file.file().to_string(), field, found, supported }
-        })?;
-        let key = |name: &str| format!("{architecture}.{name}");
-        let malformed = |field: String, problem: String| Error::Malformed { file: file.file().into(), field, problem };
-        let size = |name: &str| {
-            let value = file.u32(&key(name))? as usize;
-            match value {
-                1..=MAX_SIZE => Ok(value),
-                _ => Err(malformed(key(name), format!("it is {value}, expected 1 to {MAX_SIZE}"))),
-            }
-        };
-        let positive = |name: &str, value: f32| match value.is_finite() && value > 0.0 {
-            true => Ok(value),
-            false => Err(malformed(key(name), format!("it is {value}, expected a positive number"))),
-        };
-
-        for (name, most, what) in
-            [(key("expert_count"), 0, "experts"), ("split.count".to_owned(), 1, "parts in other files")]
-        {
+        for (name, most, what) in [("expert_count", 0, "experts"), ("split.count", 1, "parts in other files")] {
+            let name = if name.contains('.') { name.to_owned() } else { Checkpoint::key(file, name) };
             let count = file.u32(&name).optional()?.unwrap_or(0);
             if count > most {
                 let (found, supported) = (format!("{count} {what}"), "models of one file, without experts".to_owned());
                 return Err(Error::Unsupported { file: file.file().to_owned(), field: name, found, supported });
             }
         }
+        Description::of(file)
+    }
+
+    /// What a folder describes.
+    ///
+    /// # Errors
+    /// A setting is missing, unknown or makes no sense.
+    pub fn from_folder(folder: &Folder) -> Result<Description> {
+        Description::of(folder)
+    }
+
+    /// What a checkpoint describes.
+    fn of(file: &impl Checkpoint) -> Result<Description> {
+        let family = file.family()?;
+        let malformed = |key: &str, problem: String| {
+            let (file, field) = (file.file().to_owned(), file.key(key));
+            Error::Malformed { file, field, problem }
+        };
+        let size = |key: &str| match file.u32(key)? as usize {
+            size @ 1..=MAX_SIZE => Ok(size),
+            size => Err(malformed(key, format!("it is {size}, expected 1 to {MAX_SIZE}"))),
+        };
+        let positive = |key: &str| match file.f32(key)? {
+            value if value.is_finite() && value > 0.0 => Ok(value),
+            value => Err(malformed(key, format!("it is {value}, expected a positive number"))),
+        };
         let (width, heads) = (size("embedding_length")?, size("attention.head_count")?);
         let kv_heads = size("attention.head_count_kv").optional()?.unwrap_or(heads);
         if heads % kv_heads != 0 {
             let problem = format!("{heads} query heads are no multiple of {kv_heads} key/value heads");
-            return Err(malformed(key("attention.head_count_kv"), problem));
+            return Err(malformed("attention.head_count_kv", problem));
         }
         let dim_k = size("attention.key_length").optional()?.unwrap_or(width / heads);
         let dim_v = size("attention.value_length").optional()?.unwrap_or(dim_k);
         let dims = size("rope.dimension_count").optional()?.unwrap_or(dim_k);
         if dim_k == 0 || dims > dim_k || dims % 2 != 0 {
             let problem = format!("{dims} rotated dimensions of a head of {dim_k}, expected an even number within it");
-            return Err(malformed(key("rope.dimension_count"), problem));
+            return Err(malformed("rope.dimension_count", problem));
         }
-        let theta = positive("rope.freq_base", file.f32(&key("rope.freq_base")).optional()?.unwrap_or(10_000.0))?;
-        let eps = positive("attention.layer_norm_rms_epsilon", file.f32(&key("attention.layer_norm_rms_epsilon"))?)?;
-        let window = size("attention.sliding_window").optional()?;
-        let rotary = Rotary { dims, theta, order: family.rotary, scaling: rotary_scaling(file, &key, dims)? };
-        let norm = Norm::Rms { eps };
-        let block = Block {
-            norm,
-            mixer: Mixer::Attention(Attention { heads, kv_heads, dim_k, dim_v, window, rotary }),
-            feed_forward: FeedForward { hidden: size("feed_forward_length")? },
+        let norm = Norm::Rms { eps: positive("attention.layer_norm_rms_epsilon")? };
+        let rotary = Rotary {
+            dims,
+            theta: positive("rope.freq_base").optional()?.unwrap_or(10_000.0),
+            order: file.rotary_order(family),
+            scaling: file.rotary_scaling(dims)?,
         };
-        let blocks = size("block_count")?;
-        if blocks > file.tensors().len() {
-            let problem = format!("{blocks} blocks in a file of {} tensors", file.tensors().len());
-            return Err(malformed(key("block_count"), problem));
+        // Where layers with a window turn at a base of their own, nothing is scaled: a window is no longer than in training.
+        let window_theta = match family.window_theta {
+            Some(usual) => Some(positive("rope.freq_base_swa").optional()?.unwrap_or(usual)),
+            None => None,
+        };
+        let scale = positive("attention.scale").optional()?.map(f64::from);
+        let feed_forward = FeedForward { hidden: size("feed_forward_length")?, activation: file.activation(family)? };
+        let bias = file.biased(family)?;
+        let layers = size("block_count")?;
+        let tensors = file.all().len();
+        if layers > tensors {
+            return Err(malformed("block_count", format!("{layers} blocks in a file of {tensors} tensors")));
         }
+        let block = |window: Option<usize>| {
+            let rotary = match window_theta.filter(|_| window.is_some()) {
+                Some(theta) => Rotary { theta, scaling: RotaryScaling::None, ..rotary.clone() },
+                None => rotary.clone(),
+            };
+            let query_key_norm = family.query_key_norm.then_some(norm);
+            let attention = Attention { heads, kv_heads, dim_k, dim_v, window, scale, query_key_norm, rotary, bias };
+            let post_norm = family.post_norm.then_some(norm);
+            Block { norm, post_norm, mixer: Mixer::Attention(attention), feed_forward }
+        };
         let embedding = file.tensor("token_embd.weight")?;
+        let vocabulary = embedding.shape.first().map_or(0, |&rows| usize::try_from(rows).unwrap_or(usize::MAX));
+        if !(1..=MAX_SIZE).contains(&vocabulary) {
+            let (file, field) = (file.file().to_owned(), embedding.name);
+            let problem = format!("it has {vocabulary} rows, expected 1 to {MAX_SIZE}");
+            return Err(Error::Malformed { file, field, problem });
+        }
         Ok(Description {
-            architecture: architecture.to_string(),
-            vocabulary: usize::try_from(embedding.rows()).unwrap_or(usize::MAX),
+            architecture: family.architecture.to_owned(),
+            vocabulary,
             width,
             context: size("context_length")?,
-            blocks: vec![block; blocks],
+            embedding_scale: if family.scales_embedding { (width as f32).sqrt() } else { 1.0 },
+            blocks: file.windows(family, layers)?.into_iter().map(block).collect(),
             norm,
-            tied: file.tensor("output.weight").optional()?.is_none(),
+            tied: file.tied(family)?,
         })
     }
 
@@ -200,46 +229,4 @@ impl Description {
         };
         self.blocks.iter().map(numbers).sum::<usize>() * bytes
     }
-}
-
-/// The scaling of frequencies: factors as a tensor, or a rule by name.
-fn rotary_scaling(file: &Gguf, key: &dyn Fn(&str) -> String, dims: usize) -> Result<RotaryScaling> {
-    if let Some(tensor) = file.tensor(ROTARY_FACTORS).optional()? {
-        let kind = file.kind(tensor)?;
-        if tensor.dims != [dims as u64 / 2] {
-            let problem = format!("it has shape {:?}, expected [{}]", tensor.dims, dims / 2);
-            return Err(Error::Malformed { file: file.file().into(), field: tensor.name.clone(), problem });
-        }
-        let mut bytes = Vec::new();
-        file.read_tensor(tensor, &mut bytes)?;
-        let mut factors = vec![0.0; dims / 2];
-        crate::gguf::dequantize(kind, &bytes, &mut factors);
-        if let Some(factor) = factors.iter().find(|&&factor| !is_divisor(factor)) {
-            let problem = format!("a factor is {factor}, expected numbers over 0");
-            return Err(Error::Malformed { file: file.file().into(), field: tensor.name.clone(), problem });
-        }
-        return Ok(RotaryScaling::Factors(factors));
-    }
-    let rule = file.string(&key("rope.scaling.type")).optional()?.unwrap_or("none");
-    match rule {
-        "none" => Ok(RotaryScaling::None),
-        "linear" => match file.f32(&key("rope.scaling.factor"))? {
-            factor if is_divisor(factor) => Ok(RotaryScaling::Linear(factor)),
-            factor => {
-                let (file, field) = (file.file().into(), key("rope.scaling.factor"));
-                Err(Error::Malformed { file, field, problem: format!("it is {factor}, expected a number over 0") })
-            }
-        },
-        _ => Err(Error::Unsupported {
-            file: file.file().to_string(),
-            field: key("rope.scaling.type"),
-            found: format!("rotary scaling {rule:?}"),
-            supported: "none, linear, factors in rope_freqs.weight".to_string(),
-        }),
-    }
-}
-
-/// Whether angles can be divided by it.
-fn is_divisor(factor: f32) -> bool {
-    factor.is_normal() && factor > 0.0
 }

@@ -56,6 +56,16 @@ pub enum Error {
         /// The type, and for numbers the value, that the file has.
         found: String,
     },
+    /// The weights do not fit into memory.
+    #[error("{file}: its weights take {} MB, and {} MB of memory are free", needed / 1_000_000, free / 1_000_000)]
+    TooLarge {
+        /// The file.
+        file: String,
+        /// Bytes of its weights.
+        needed: u64,
+        /// Bytes that the system has left.
+        free: u64,
+    },
     /// A chat template does not parse or does not render.
     #[error("{template}, line {line}: {problem}")]
     Template {

@@ -2,10 +2,13 @@
 #![forbid(unsafe_code)]
 
 pub mod chat;
+mod checkpoint;
 mod decoder;
 pub mod description;
 mod error;
 mod failure;
+mod family;
+mod folder;
 pub mod gguf;
 mod load;
 mod model;
@@ -16,6 +19,7 @@ pub mod tokenizer;
 
 pub use description::Description;
 pub use error::{Error, Optional, Result};
+pub use folder::Folder;
 pub use model::{LoadOptions, Model};
 pub use regard_attention::CacheDtype;
 pub use session::Session;

@@ -1,18 +1,20 @@
-//! From the tensors of a file to weights in the kernels' layouts.
+//! From the tensors of a checkpoint to weights in the kernels' layouts.
 //!
 //! A weight is read and repacked piece by piece, by all cores, so that the file is never in memory beside it.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 use regard_kernels::{Kernels, Weight, WeightFormat};
 use regard_threads::Pool;
 
+use crate::checkpoint::{Checkpoint, Stored};
 use crate::decoder::{BlockWeights, Decoder};
-use crate::description::{Attention, Block, Description, Mixer, ROTARY_FACTORS};
+use crate::description::{Attention, Block, Description, Mixer};
 use crate::failure::Failure;
-use crate::gguf::{GgmlType, Gguf, dequantize};
+use crate::gguf::{GgmlType, dequantize, is_finite};
 use crate::projection::Projection;
-use crate::{Error, Result};
+use crate::{Error, Optional, Result};
 
 /// Panels that a task reads at once: some 100 KiB of a small model.
 const PANELS_AT_ONCE: usize = 4;
@@ -23,31 +25,77 @@ impl Decoder {
     /// # Errors
     /// A tensor is missing, has another shape or type than expected, cannot be read, or is one more than the decoder has a
     /// place for: a bias left out would be a wrong answer.
-    pub(crate) fn load(file: &Gguf, description: Description, kernels: Kernels, pool: Pool) -> Result<Decoder> {
-        let mut loader =
-            Loader { file, buffers: vec![Vec::new(); pool.threads()], pool: &pool, placed: BTreeSet::new() };
-        // Read with the description.
-        loader.placed.insert(ROTARY_FACTORS.to_owned());
+    pub(crate) fn load(
+        file: &impl Checkpoint,
+        description: Description,
+        kernels: Kernels,
+        pool: Pool,
+    ) -> Result<Decoder> {
+        check_room(file)?;
+        let mut loader = Loader {
+            file,
+            norm_offset: file.norm_offset(file.family()?),
+            buffers: vec![Vec::new(); pool.threads()],
+            pool: &pool,
+            placed: BTreeSet::new(),
+        };
         let (width, vocabulary) = (description.width, description.vocabulary);
-        let embedding = loader.projection(&[("token_embd.weight", vocabulary)], width)?;
+        let embedding = loader.projection(&[Member::new("token_embd", vocabulary)], width)?;
         let blocks = description
             .blocks
             .iter()
             .enumerate()
             .map(|(index, block)| loader.block(index, block, width))
             .collect::<Result<Vec<_>>>()?;
-        let norm = loader.vector("output_norm.weight", width)?;
+        let norm = loader.norm("output_norm.weight", width)?;
         let output = match description.tied {
             true => None,
-            false => Some(loader.projection(&[("output.weight", vocabulary)], width)?),
+            false => Some(loader.projection(&[Member::new("output", vocabulary)], width)?),
         };
         loader.check_all_placed(&description.architecture)?;
         Ok(Decoder { description, kernels, embedding, blocks, norm, output, pool })
     }
 }
 
-struct Loader<'a> {
-    file: &'a Gguf,
+/// Rows of a tensor that are a weight.
+struct Member {
+    /// The tensor, without what tells weight from bias.
+    tensor: String,
+    /// Rows of the tensor before them.
+    first: usize,
+    outputs: usize,
+    /// Rows of the whole tensor.
+    of: usize,
+    /// Whether there must be a bias.
+    bias: bool,
+}
+
+impl Member {
+    /// All rows of a tensor.
+    fn new(tensor: impl Into<String>, outputs: usize) -> Member {
+        Member { tensor: tensor.into(), first: 0, outputs, of: outputs, bias: false }
+    }
+
+    /// What one tensor holds one below the other.
+    fn fused<const N: usize>(tensor: &str, outputs: [usize; N]) -> [Member; N] {
+        let of = outputs.iter().sum();
+        let mut next = 0;
+        outputs.map(|outputs| {
+            let first = next;
+            next += outputs;
+            Member { tensor: tensor.to_owned(), first, outputs, of, bias: false }
+        })
+    }
+
+    fn rows(&self) -> Range<usize> {
+        self.first..self.first + self.outputs
+    }
+}
+
+struct Loader<'a, C> {
+    file: &'a C,
+    /// What is added to the weights of norms.
+    norm_offset: f32,
     pool: &'a Pool,
     /// One for each thread.
     buffers: Vec<Vec<u8>>,
@@ -55,36 +103,56 @@ struct Loader<'a> {
     placed: BTreeSet<String>,
 }
 
-impl Loader<'_> {
+impl<C: Checkpoint> Loader<'_, C> {
     fn block(&mut self, index: usize, block: &Block, width: usize) -> Result<BlockWeights> {
-        let name = |tensor: &str| format!("blk.{index}.{tensor}.weight");
+        let name = |tensor: &str| format!("blk.{index}.{tensor}");
+        let weight = |tensor: &str| format!("blk.{index}.{tensor}.weight");
         let Mixer::Attention(attention) = &block.mixer;
-        let &Attention { heads, kv_heads, dim_k, dim_v, .. } = attention;
+        let &Attention { heads, kv_heads, dim_k, dim_v, bias, .. } = attention;
         let hidden = block.feed_forward.hidden;
-        let qkv =
-            [(name("attn_q"), heads * dim_k), (name("attn_k"), kv_heads * dim_k), (name("attn_v"), kv_heads * dim_v)];
-        let gate_up = [(name("ffn_gate"), hidden), (name("ffn_up"), hidden)];
+        let outputs = [heads * dim_k, kv_heads * dim_k, kv_heads * dim_v];
+        let qkv = match self.file.tensor(&weight("attn_qkv")).optional()? {
+            Some(_) => Member::fused(&name("attn_qkv"), outputs),
+            None => {
+                let [q, k, v] = outputs;
+                [("attn_q", q), ("attn_k", k), ("attn_v", v)].map(|(tensor, rows)| Member::new(name(tensor), rows))
+            }
+        };
+        let gate_up = match self.file.tensor(&weight("ffn_gate")).optional()? {
+            Some(_) => ["ffn_gate", "ffn_up"].map(|tensor| Member::new(name(tensor), hidden)),
+            None => Member::fused(&name("ffn_up"), [hidden, hidden]),
+        };
+        let mut if_normed =
+            |normed: bool, tensor: &str, len: usize| normed.then(|| self.norm(&weight(tensor), len)).transpose();
+        let (heads_normed, post) = (attention.query_key_norm.is_some(), block.post_norm.is_some());
+        let query_norm = if_normed(heads_normed, "attn_q_norm", dim_k)?;
+        let key_norm = if_normed(heads_normed, "attn_k_norm", dim_k)?;
+        let mixer_post_norm = if_normed(post, "post_attention_norm", width)?;
+        let feed_forward_post_norm = if_normed(post, "post_ffw_norm", width)?;
         Ok(BlockWeights {
-            mixer_norm: self.vector(&name("attn_norm"), width)?,
-            qkv: self.projection(&qkv, width)?,
-            out: self.projection(&[(name("attn_output"), width)], heads * dim_v)?,
-            feed_forward_norm: self.vector(&name("ffn_norm"), width)?,
+            mixer_norm: self.norm(&weight("attn_norm"), width)?,
+            qkv: self.projection(&qkv.map(|member| Member { bias, ..member }), width)?,
+            query_norm,
+            key_norm,
+            out: self.projection(&[Member::new(name("attn_output"), width)], heads * dim_v)?,
+            mixer_post_norm,
+            feed_forward_norm: self.norm(&weight("ffn_norm"), width)?,
             gate_up: self.projection(&gate_up, width)?,
-            down: self.projection(&[(name("ffn_down"), width)], hidden)?,
+            down: self.projection(&[Member::new(name("ffn_down"), width)], hidden)?,
+            feed_forward_post_norm,
         })
     }
 
-    /// Weights `[outputs, inputs]` that are applied together: their names and outputs.
-    fn projection(&mut self, members: &[(impl AsRef<str>, usize)], inputs: usize) -> Result<Projection> {
-        let weights = members.iter().map(|(name, outputs)| self.weight(name.as_ref(), *outputs, inputs));
-        Ok(Projection::new(weights.collect::<Result<_>>()?))
+    /// Weights `[outputs, inputs]` that are applied together, and their biases where there are some.
+    fn projection(&mut self, members: &[Member], inputs: usize) -> Result<Projection> {
+        let parts = members.iter().map(|member| Ok((self.weight(member, inputs)?, self.bias(member)?)));
+        Ok(Projection::new(parts.collect::<Result<_>>()?))
     }
 
-    fn weight(&mut self, name: &str, outputs: usize, inputs: usize) -> Result<Weight> {
+    fn weight(&mut self, member: &Member, inputs: usize) -> Result<Weight> {
         let file = self.file;
-        let tensor = file.tensor(name)?;
-        self.placed.insert(name.to_owned());
-        let format = match file.kind(tensor)? {
+        let tensor = self.find(&format!("{}.weight", member.tensor), &[member.of as u64, inputs as u64])?;
+        let format = match tensor.kind {
             GgmlType::F32 => WeightFormat::F32,
             GgmlType::F16 => WeightFormat::F16,
             GgmlType::BF16 => WeightFormat::Bf16,
@@ -92,48 +160,82 @@ impl Loader<'_> {
             GgmlType::Q4_0 => WeightFormat::Q4_0,
             GgmlType::Q4_1 => WeightFormat::Q4_1,
         };
-        self.expect(name, &tensor.dims, &[inputs as u64, outputs as u64])?;
-        let mut weight = Weight::zeroed(format, outputs, inputs)?;
+        let mut weight = Weight::zeroed(format, member.outputs, inputs)?;
         let failure = Failure::default();
         self.pool.run_with(&mut self.buffers, weight.parts(PANELS_AT_ONCE), |bytes, _, mut part| {
             let rows = part.rows();
-            let read = file.read_rows(tensor, rows.start as u64..rows.end as u64, bytes);
-            failure.note(read.and_then(|()| Ok(part.pack(rows.start, bytes)?)));
+            let of_tensor = (member.first + rows.start) as u64..(member.first + rows.end) as u64;
+            let read = file.read(&tensor, of_tensor, bytes);
+            let sound = read.and_then(|()| finite(file.file(), &tensor, bytes));
+            failure.note(sound.and_then(|()| Ok(part.pack(rows.start, bytes)?)));
         });
         failure.into_result()?;
         Ok(weight)
     }
 
+    fn bias(&mut self, member: &Member) -> Result<Option<Vec<f32>>> {
+        let name = format!("{}.bias", member.tensor);
+        let bias = self.vector(&name, member.of);
+        let bias = if member.bias { Some(bias?) } else { bias.optional()? };
+        Ok(bias.map(|bias| bias[member.rows()].to_vec()))
+    }
+
+    /// The weights of a norm.
+    fn norm(&mut self, name: &str, len: usize) -> Result<Vec<f32>> {
+        let mut weights = self.vector(name, len)?;
+        weights.iter_mut().for_each(|weight| *weight += self.norm_offset);
+        Ok(weights)
+    }
+
     /// A vector, in f32.
     fn vector(&mut self, name: &str, len: usize) -> Result<Vec<f32>> {
-        let tensor = self.file.tensor(name)?;
-        self.placed.insert(name.to_owned());
-        let kind = self.file.kind(tensor)?;
-        self.expect(name, &tensor.dims, &[len as u64])?;
+        let tensor = self.find(name, &[len as u64])?;
         let bytes = &mut self.buffers[0];
-        self.file.read_tensor(tensor, bytes)?;
+        self.file.read(&tensor, 0..1, bytes)?;
+        finite(self.file.file(), &tensor, bytes)?;
         let mut numbers = vec![0.0; len];
-        dequantize(kind, bytes, &mut numbers);
+        dequantize(tensor.kind, bytes, &mut numbers);
         Ok(numbers)
     }
 
+    /// A tensor of this shape, which now has a place.
+    fn find(&mut self, name: &str, shape: &[u64]) -> Result<Stored> {
+        let tensor = self.file.tensor(name)?;
+        if tensor.shape != shape {
+            let problem = format!("it has shape {:?}, expected {shape:?}", tensor.shape);
+            return Err(Error::Malformed { file: self.file.file().to_owned(), field: tensor.name, problem });
+        }
+        self.placed.insert(tensor.name.clone());
+        Ok(tensor)
+    }
+
     fn check_all_placed(&self, architecture: &str) -> Result<()> {
-        match self.file.tensors().iter().find(|tensor| !self.placed.contains(&tensor.name)) {
+        match self.file.all().into_iter().find(|&name| !self.placed.contains(name)) {
             None => Ok(()),
-            Some(tensor) => Err(Error::Unsupported {
+            Some(name) => Err(Error::Unsupported {
                 file: self.file.file().to_owned(),
-                field: tensor.name.clone(),
+                field: name.to_owned(),
                 found: "this tensor".to_owned(),
-                supported: format!("the weights of plain {architecture} blocks, without biases and experts"),
+                supported: format!("the weights of plain {architecture} blocks, without experts"),
             }),
         }
     }
+}
 
-    fn expect(&self, name: &str, has: &[u64], expected: &[u64]) -> Result<()> {
-        if has == expected {
-            return Ok(());
-        }
-        let problem = format!("it has shape {has:?}, expected {expected:?}");
-        Err(Error::Malformed { file: self.file.file().to_string(), field: name.to_string(), problem })
+/// A weight that is no number makes every text of the model one: that is said, not computed.
+fn finite(file: &str, tensor: &Stored, bytes: &[u8]) -> Result<()> {
+    if is_finite(tensor.kind, bytes) {
+        return Ok(());
+    }
+    let problem = "it holds NaN or infinite numbers, which no sound model does".to_owned();
+    Err(Error::Malformed { file: file.to_owned(), field: tensor.name.clone(), problem })
+}
+
+/// Whether the weights fit into memory, as far as the system tells: before the minutes that reading them may take.
+fn check_room(file: &impl Checkpoint) -> Result<()> {
+    let (needed, free) = (file.bytes(), regard_memory::available());
+    match free {
+        Some(free) if needed > free => Err(Error::TooLarge { file: file.file().to_owned(), needed, free }),
+        _ => Ok(()),
     }
 }

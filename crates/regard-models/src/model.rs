@@ -10,6 +10,7 @@ use regard_threads::Pool;
 use crate::chat::ChatTemplate;
 use crate::decoder::Decoder;
 use crate::description::Description;
+use crate::folder::Folder;
 use crate::gguf::Gguf;
 use crate::session::Session;
 use crate::tokenizer::Tokenizer;
@@ -24,6 +25,23 @@ pub struct LoadOptions {
     pub isa: Option<Isa>,
 }
 
+impl LoadOptions {
+    /// What a model runs on.
+    fn machine(&self) -> Result<(Kernels, Pool)> {
+        let isa = match self.isa {
+            Some(isa) => isa,
+            None => Isa::from_environment().map_err(|error| Error::Setting(format!("REGARD_ISA: {error}")))?,
+        };
+        let threads = match self.threads {
+            Some(threads) => Some(threads),
+            None => Pool::setting().map_err(|error| Error::Setting(error.to_string()))?,
+        };
+        let threads = threads.unwrap_or_else(regard_threads::cores);
+        let pool = Pool::new(threads).map_err(|error| Error::Setting(error.to_string()))?;
+        Ok((Kernels::new(isa), pool))
+    }
+}
+
 /// A language model, ready to run.
 pub struct Model {
     decoder: Decoder,
@@ -32,12 +50,16 @@ pub struct Model {
 }
 
 impl Model {
-    /// Loads a GGUF file. Its weights are repacked into the layouts that the kernels read.
+    /// Loads a GGUF file, or a folder as Hugging Face's libraries save it. The weights are repacked into the layouts that the
+    /// kernels read.
     ///
     /// # Errors
-    /// The file is no sound GGUF file of a family that runs here, or there is no memory for it. The message names the
-    /// file and the field.
+    /// What is there is no sound model of a family that runs here, or there is no memory for it. The message names the file
+    /// and the field.
     pub fn load(path: &Path, options: &LoadOptions) -> Result<Model> {
+        if path.is_dir() {
+            return Model::from_folder(&Folder::open(path)?, options);
+        }
         Model::from_gguf(&Gguf::open(path)?, options)
     }
 
@@ -46,16 +68,7 @@ impl Model {
     /// # Errors
     /// As [`Model::load`].
     pub fn from_gguf(file: &Gguf, options: &LoadOptions) -> Result<Model> {
-        let isa = match options.isa {
-            Some(isa) => isa,
-            None => Isa::from_environment().map_err(|error| Error::Setting(format!("REGARD_ISA: {error}")))?,
-        };
-        let threads = match options.threads {
-            Some(threads) => Some(threads),
-            None => Pool::setting().map_err(|error| Error::Setting(error.to_string()))?,
-        };
-        let threads = threads.unwrap_or_else(regard_threads::cores);
-        let pool = Pool::new(threads).map_err(|error| Error::Setting(error.to_string()))?;
+        let (kernels, pool) = options.machine()?;
         let description = Description::from_gguf(file)?;
         let tokenizer = Tokenizer::from_gguf(file)?;
         if tokenizer.vocab_size() > description.vocabulary {
@@ -65,7 +78,20 @@ impl Model {
             return Err(Error::Malformed { file: file.file().to_string(), field, problem });
         }
         let template = ChatTemplate::from_gguf(file, &tokenizer)?;
-        let decoder = Decoder::load(file, description, Kernels::new(isa), pool)?;
+        let decoder = Decoder::load(file, description, kernels, pool)?;
+        Ok(Model { decoder, tokenizer, template })
+    }
+
+    /// The same from a folder that is open. Its tokeniser may have tokens that the model has no embedding for.
+    ///
+    /// # Errors
+    /// As [`Model::load`].
+    pub fn from_folder(folder: &Folder, options: &LoadOptions) -> Result<Model> {
+        let (kernels, pool) = options.machine()?;
+        let description = Description::from_folder(folder)?;
+        let tokenizer = Tokenizer::from_folder(folder)?;
+        let template = ChatTemplate::from_folder(folder, &tokenizer)?;
+        let decoder = Decoder::load(folder, description, kernels, pool)?;
         Ok(Model { decoder, tokenizer, template })
     }
 

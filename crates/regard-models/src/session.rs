@@ -75,7 +75,8 @@ impl<'m> Session<'m> {
             caches.push(Cache::new(dtype, kv_heads, dim_k, dim_v, context)?);
             if plans.iter().all(|known| known.attention != *attention) {
                 let shape = Shape { batch: 1, heads, kv_heads, queries: 1, keys: 1, dim_k, dim_v };
-                let options = Options { isa: Some(model.decoder().kernels.isa()), ..Options::default() };
+                let isa = Some(model.decoder().kernels.isa());
+                let options = Options { isa, scale: attention.scale, ..Options::default() };
                 let mut plan = Plan::new(shape, &attention.mask(), &options)?;
                 // The last token's layout and scratch are the largest: taken now, no token allocates.
                 plan.reserve(1, context)?;
@@ -83,7 +84,7 @@ impl<'m> Session<'m> {
                 let need = plan.need_cached(dtype, model.threads());
                 scratch.frame(need)?;
                 let description::Rotary { dims, theta, ref scaling, .. } = attention.rotary;
-                let rotary = Rotary::new(dims, theta, scaling);
+                let rotary = Rotary::new(dims, theta, scaling, context);
                 let turns = AlignedBuffer::zeroed(CHUNK.min(context) * dims)?;
                 plans.push(BlockPlan { attention: attention.clone(), plan, rotary, turns });
             }

@@ -1,91 +1,22 @@
 //! Random models of the Llama family against PyTorch: `tests/peers/random_llama.py` made the files and the logits.
 
-use std::fs;
-use std::path::PathBuf;
+mod support;
 
-use regard_models::{CacheDtype, LoadOptions, Model, Session};
+use regard_models::{CacheDtype, LoadOptions, Model};
 use regard_simd::Isa;
-use serde::Deserialize;
 
-#[derive(Deserialize)]
-struct Reference {
-    model: String,
-    vocab: usize,
-    prompts: Vec<Prompt>,
-}
-
-#[derive(Deserialize)]
-struct Prompt {
-    tokens: Vec<u32>,
-    positions: Vec<usize>,
-    llama_cpp: Distances,
-}
-
-/// How far llama.cpp is from PyTorch on the same weights.
-#[derive(Deserialize)]
-struct Distances {
-    cache_f32: f64,
-    cache_f16: f64,
-}
-
-fn data(name: &str) -> PathBuf {
-    [env!("CARGO_MANIFEST_DIR"), "tests", "data", name].iter().collect()
-}
+use support::fixture;
+use support::logits::{Distances, Feeding, Reference, distance, logits};
 
 /// The reference of a model, and its logits: rows in the order of prompts and positions.
 fn reference(name: &str) -> (Reference, Vec<Vec<f32>>) {
-    let text = fs::read_to_string(data(&format!("llama-random-{name}.json"))).expect("the reference is there");
-    let reference: Reference = serde_json::from_str(&text).expect("the reference is JSON");
-    let bytes = fs::read(data(&format!("llama-random-{name}.bin"))).expect("the logits are there");
-    let numbers: Vec<f32> = bytes.as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect();
-    let rows = numbers.chunks_exact(reference.vocab).map(<[f32]>::to_vec).collect();
-    (reference, rows)
+    let file = |ending: &str| fixture(&format!("llama-random-{name}.{ending}"));
+    Reference::read(&file("json"), &file("bin"))
 }
 
 fn load(reference: &Reference, isa: Isa, threads: usize) -> Model {
     let options = LoadOptions { threads: Some(threads), isa: Some(isa) };
-    Model::load(&data(&reference.model), &options).expect("the model is sound")
-}
-
-/// max |a − b| / max |b|, of the worst row.
-fn distance(logits: &[Vec<f32>], expected: &[Vec<f32>]) -> f64 {
-    assert_eq!(logits.len(), expected.len());
-    let row = |(row, expected): (&Vec<f32>, &Vec<f32>)| {
-        let largest = expected.iter().fold(0.0f32, |m, x| m.max(x.abs()));
-        let worst = row.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0f32, |m, x| {
-            assert!(x.is_finite());
-            m.max(x)
-        });
-        f64::from(worst / largest)
-    };
-    logits.iter().zip(expected).map(row).fold(0.0, f64::max)
-}
-
-/// How a prompt is fed.
-#[derive(Clone, Copy, Debug)]
-enum Feeding {
-    Whole,
-    Tokens,
-    Chunks(usize),
-}
-
-fn logits(session: &mut Session<'_>, prompt: &Prompt, feeding: Feeding) -> Vec<Vec<f32>> {
-    session.truncate(0);
-    let mut rows = Vec::new();
-    let size = match feeding {
-        Feeding::Whole => prompt.tokens.len(),
-        Feeding::Tokens => 1,
-        Feeding::Chunks(size) => size,
-    };
-    for (c, chunk) in prompt.tokens.chunks(size).enumerate() {
-        let each = &mut |i: usize, logits: &[f32]| {
-            if prompt.positions.contains(&(c * size + i)) {
-                rows.push(logits.to_vec());
-            }
-        };
-        session.feed_all(chunk, each).expect("the prompt fits");
-    }
-    rows
+    Model::load(&fixture(reference.model.as_ref().expect("a file")), &options).expect("the model is sound")
 }
 
 fn check(name: &str, cache: CacheDtype, bound: impl Fn(&Distances) -> f64) {
@@ -99,7 +30,7 @@ fn check(name: &str, cache: CacheDtype, bound: impl Fn(&Distances) -> f64) {
             rest = others;
             for feeding in [Feeding::Whole, Feeding::Tokens, Feeding::Chunks(37)] {
                 let distance = distance(&logits(&mut session, prompt, feeding), rows);
-                let (bound, len) = (bound(&prompt.llama_cpp), prompt.tokens.len());
+                let (bound, len) = (bound(prompt.llama_cpp.as_ref().expect("its distances")), prompt.tokens.len());
                 assert!(distance <= bound, "{name} on {isa}, {len} tokens {feeding:?}: {distance:.1e} > {bound:.1e}");
             }
         }

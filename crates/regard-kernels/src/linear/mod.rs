@@ -57,6 +57,23 @@ pub enum Epilogue {
 }
 
 impl Epilogue {
+    /// Puts a bias where products are added afterwards, with [`Epilogue::Add`].
+    ///
+    /// ```
+    /// use regard_kernels::Epilogue;
+    ///
+    /// let mut out = [1.0, 2.0];
+    /// Epilogue::Add.begin(&[0.5, 0.5], &mut out);
+    /// assert_eq!(out, [1.5, 2.5]);
+    /// Epilogue::Store.begin(&[0.5, 0.5], &mut out);
+    /// assert_eq!(out, [0.5, 0.5]);
+    /// ```
+    pub fn begin(self, bias: &[f32], out: &mut [f32]) {
+        for (out, bias) in out.iter_mut().zip(bias) {
+            *out = if self == Epilogue::Add { *out + bias } else { *bias };
+        }
+    }
+
     /// Writes sums, a row of a panel each, to `out` from `row` and `column` on, where columns exist.
     #[inline(always)]
     fn finish<S: Simd>(self, s: S, sums: &[Row<f32>], row: usize, column: usize, out: &mut RowsMut<'_, f32>) {

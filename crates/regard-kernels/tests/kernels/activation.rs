@@ -3,14 +3,14 @@
 use std::f32::consts::LOG2_E;
 
 use proptest::prelude::*;
-use regard_kernels::{Error, Kernels};
+use regard_kernels::{Activation, Error, Kernels};
 use regard_simd::Isa;
 
 use crate::support::ROUNDING;
 
 fn silu_mul(isa: Isa, gate: &[f32], up: &[f32]) -> Vec<f32> {
     let mut out = vec![f32::NAN; gate.len()];
-    Kernels::new(isa).silu_mul(gate, up, &mut out).unwrap();
+    Kernels::new(isa).gate(Activation::Silu, gate, up, &mut out).unwrap();
     out
 }
 
@@ -107,8 +107,88 @@ fn ends_of_the_range() {
 #[test]
 fn lengths_are_named() {
     let kernels = Kernels::new(Isa::best());
-    let error = kernels.silu_mul(&[1.0; 3], &[1.0; 4], &mut [0.0; 3]).unwrap_err();
+    let error = kernels.gate(Activation::Silu, &[1.0; 3], &[1.0; 4], &mut [0.0; 3]).unwrap_err();
     assert_eq!(error, Error::Length { name: "up", has: 4, expected: 3 });
-    let error = kernels.silu_mul(&[1.0; 3], &[1.0; 3], &mut [0.0; 4]).unwrap_err();
+    let error = kernels.gate(Activation::Silu, &[1.0; 3], &[1.0; 3], &mut [0.0; 4]).unwrap_err();
     assert_eq!(error, Error::Length { name: "gated row", has: 4, expected: 3 });
+}
+
+/// In f64; erf by its series and, far out, its continued fraction (Abramowitz and Stegun, 7.1.6 and 7.1.14).
+fn erfc(x: f64) -> f64 {
+    if x < 0.0 {
+        return 2.0 - erfc(-x);
+    }
+    let scale = 2.0 / std::f64::consts::PI.sqrt() * (-x * x).exp();
+    if x < 2.5 {
+        let (mut term, mut sum, mut n) = (x, x, 0.0);
+        while term > 1e-18 * sum {
+            n += 1.0;
+            term *= 2.0 * x * x / (2.0 * n + 1.0);
+            sum += term;
+        }
+        1.0 - scale * sum
+    } else {
+        let fraction = (1..60).rev().fold(x, |below, k| x + f64::from(k) / 2.0 / below);
+        scale / 2.0 / fraction
+    }
+}
+
+fn exactly(activation: Activation, x: f64) -> f64 {
+    match activation {
+        Activation::Silu => x / (1.0 + (-x).exp()),
+        Activation::Gelu => x / 2.0 * erfc(-x / std::f64::consts::SQRT_2),
+        Activation::GeluTanh => {
+            x / 2.0 * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x)).tanh())
+        }
+    }
+}
+
+const ALL: [Activation; 3] = [Activation::Silu, Activation::Gelu, Activation::GeluTanh];
+
+proptest! {
+    #[test]
+    fn others_are_their_definitions(x in prop::collection::vec(prop_oneof![-8.0..8.0_f32, -80.0..80.0_f32], 0..100)) {
+        for isa in Isa::available() {
+            for (activation, bound) in ALL.into_iter().zip([4e-6, 3e-7, 2e-6]) {
+                let mut y = x.clone();
+                Kernels::new(isa).activate(activation, &mut y);
+                for (&x, &y) in x.iter().zip(&y) {
+                    let exact = exactly(activation, f64::from(x));
+                    let error = (f64::from(y) - exact).abs();
+                    prop_assert!(error <= bound * f64::from(x.abs()), "{isa} {activation:?}: {y}, {exact} at {x}");
+                }
+            }
+        }
+    }
+
+    /// A gate is the activation times what it opens for, and neither's bits depend on where a number stands.
+    #[test]
+    fn a_gate_is_an_activation_and_a_product(numbers in prop::collection::vec((-9.0..9.0_f32, -5.0..5.0_f32), 0..70)) {
+        let (gate, up): (Vec<f32>, Vec<f32>) = numbers.into_iter().unzip();
+        for isa in Isa::available() {
+            for activation in ALL {
+                let (mut gated, mut all) = (vec![f32::NAN; gate.len()], gate.clone());
+                Kernels::new(isa).gate(activation, &gate, &up, &mut gated).unwrap();
+                Kernels::new(isa).activate(activation, &mut all);
+                for (i, (&gated, &active)) in gated.iter().zip(&all).enumerate() {
+                    let mut alone = [gate[i]];
+                    Kernels::new(isa).activate(activation, &mut alone);
+                    prop_assert_eq!(active.to_bits(), alone[0].to_bits());
+                    prop_assert_eq!(gated.to_bits(), (active * up[i]).to_bits());
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn others_at_the_ends() {
+    for isa in Isa::available() {
+        for activation in ALL {
+            let mut x = [-1e30, -200.0, 0.0, 200.0, 1e30, f32::INFINITY, f32::NAN];
+            Kernels::new(isa).activate(activation, &mut x);
+            assert_eq!(x[..6], [0.0, 0.0, 0.0, 200.0, 1e30, f32::INFINITY], "{isa} {activation:?}");
+            assert!(x[6].is_nan(), "{isa} {activation:?}");
+        }
+    }
 }

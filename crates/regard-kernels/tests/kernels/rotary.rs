@@ -56,11 +56,11 @@ proptest! {
     ) {
         let dims = 2 * pairs;
         let plain: Vec<f64> = (0..pairs).map(|pair| frequency(theta, dims, pair)).collect();
-        turns_by(&Rotary::new(dims, theta, &RotaryScaling::None), position, &plain, 0.0)?;
+        turns_by(&Rotary::new(dims, theta, &RotaryScaling::None, 4096), position, &plain, 0.0)?;
 
         // Chen et al., 2023: positions are interpolated.
         let linear: Vec<f64> = plain.iter().map(|frequency| frequency / f64::from(factor)).collect();
-        turns_by(&Rotary::new(dims, theta, &RotaryScaling::Linear(factor)), position, &linear, 0.0)?;
+        turns_by(&Rotary::new(dims, theta, &RotaryScaling::Linear(factor), 4096), position, &linear, 0.0)?;
 
         let mut scaled: Vec<f64> = plain.iter().map(|&frequency| llama3(frequency)).collect();
         let mut factors: Vec<f32> = plain.iter().zip(&scaled).map(|(plain, scaled)| (plain / scaled) as f32).collect();
@@ -68,7 +68,11 @@ proptest! {
         let stated = pairs.saturating_sub(missing);
         factors.truncate(stated);
         scaled[stated..].copy_from_slice(&plain[stated..]);
-        turns_by(&Rotary::new(dims, theta, &RotaryScaling::Factors(factors)), position, &scaled, ROUNDING)?;
+        turns_by(&Rotary::new(dims, theta, &RotaryScaling::Factors(factors), 4096), position, &scaled, ROUNDING)?;
+
+        let rule = RotaryScaling::Llama3 { factor: 8.0, low: 1.0, high: 4.0, original: 8192 };
+        let scaled: Vec<f64> = plain.iter().map(|&frequency| llama3(frequency)).collect();
+        turns_by(&Rotary::new(dims, theta, &rule, 4096), position, &scaled, 1e-15)?;
     }
 
     /// The two orders are one rotation of different pairs, and what stands behind them stays, bit for bit.

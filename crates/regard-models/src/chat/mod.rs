@@ -10,6 +10,7 @@ use minijinja::value::{Rest, Value};
 use minijinja::{Environment, ErrorKind, State, context, filters};
 
 use crate::error::{Error, Optional, Result};
+use crate::folder::Folder;
 use crate::gguf::Gguf;
 use crate::tokenizer::Tokenizer;
 
@@ -89,6 +90,33 @@ impl ChatTemplate {
         let Some(source) = file.string(KEY).optional()? else { return Ok(None) };
         let template = format!("{}: {KEY}", file.file());
         Self::named(template, source, text(tokenizer.bos()), text(tokenizer.eos())).map(Some)
+    }
+
+    /// The template of a folder, if it has one: chat_template.jinja, or the default one of tokenizer_config.json.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new); the message names the file.
+    pub fn from_folder(folder: &Folder, tokenizer: &Tokenizer) -> Result<Option<ChatTemplate>> {
+        const OWN: &str = "chat_template.jinja";
+        const SETTINGS: &str = "tokenizer_config.json";
+        let text = |id: Option<u32>| id.and_then(|id| tokenizer.token_text(id)).unwrap_or_default();
+        let (bos, eos) = (text(tokenizer.bos()), text(tokenizer.eos()));
+        let named = |name: &str, source: &str| {
+            Self::named(folder.path().join(name).display().to_string(), source, bos, eos).map(Some)
+        };
+        if let Some(source) = folder.text(OWN)? {
+            return named(OWN, &source);
+        }
+        let Some(settings) = folder.json(SETTINGS)? else { return Ok(None) };
+        // One, or several with names.
+        let template = &settings["chat_template"];
+        let several = template.as_array().into_iter().flatten();
+        let default = several.filter(|entry| entry["name"] == "default").find_map(|entry| entry["template"].as_str());
+        match template.as_str().or(default) {
+            Some(source) => named(SETTINGS, source),
+            None => Ok(None),
+        }
     }
 
     fn named(template: String, source: &str, bos: &str, eos: &str) -> Result<ChatTemplate> {

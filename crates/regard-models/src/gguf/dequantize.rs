@@ -50,6 +50,29 @@ pub fn dequantize(kind: GgmlType, bytes: &[u8], numbers: &mut [f32]) {
     }
 }
 
+/// Whether all numbers that `bytes`, whole blocks of `kind`, stand for are finite.
+///
+/// ```
+/// use regard_models::gguf::{GgmlType, is_finite};
+///
+/// assert!(is_finite(GgmlType::F32, &1.5f32.to_le_bytes()));
+/// assert!(!is_finite(GgmlType::F32, &f32::NAN.to_le_bytes()));
+/// ```
+pub fn is_finite(kind: GgmlType, bytes: &[u8]) -> bool {
+    // Codes are finite: of a block only its factors may not be.
+    let halves: &[usize] = match kind {
+        GgmlType::F32 => {
+            return bytes.as_chunks().0.iter().all(|&number| f32::from_le_bytes(number).is_finite());
+        }
+        GgmlType::BF16 => {
+            return bytes.as_chunks().0.iter().all(|&number| bf16::from_le_bytes(number).is_finite());
+        }
+        GgmlType::F16 | GgmlType::Q8_0 | GgmlType::Q4_0 => &[0],
+        GgmlType::Q4_1 => &[0, 2],
+    };
+    bytes.chunks_exact(kind.block_bytes()).all(|block| halves.iter().all(|&at| half_at(block, at).is_finite()))
+}
+
 fn half_at(block: &[u8], at: usize) -> f32 {
     f16::from_le_bytes([block[at], block[at + 1]]).to_f32()
 }

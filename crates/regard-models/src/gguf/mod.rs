@@ -13,6 +13,7 @@
 //! # Ok::<(), regard_models::Error>(())
 //! ```
 
+mod checkpoint;
 mod cursor;
 mod dequantize;
 mod layout;
@@ -31,7 +32,7 @@ use std::path::Path;
 use crate::error::{Error, Result};
 use cursor::Cursor;
 
-pub use dequantize::dequantize;
+pub use dequantize::{dequantize, is_finite};
 pub use layout::GgmlType;
 pub use source::ReadAt;
 pub use tensor::TensorInfo;
@@ -122,8 +123,16 @@ impl Gguf {
     ///
     /// [`Error::Missing`] if the file has none.
     pub fn tensor(&self, name: &str) -> Result<&TensorInfo> {
+        self.find(name).map(|(_, tensor)| tensor)
+    }
+
+    /// The tensor of this name, and which it is.
+    fn find(&self, name: &str) -> Result<(usize, &TensorInfo)> {
         match self.by_name.binary_search_by(|&index| self.tensors[index as usize].name.as_str().cmp(name)) {
-            Ok(found) => Ok(&self.tensors[self.by_name[found] as usize]),
+            Ok(found) => {
+                let index = self.by_name[found] as usize;
+                Ok((index, &self.tensors[index]))
+            }
             Err(_) => Err(Error::Missing { file: self.file.clone(), field: name.to_owned() }),
         }
     }

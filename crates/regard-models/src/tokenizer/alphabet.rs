@@ -37,6 +37,16 @@ static LETTERS: [char; 256] = {
     letters
 };
 
+/// Appends the bytes that the letters of a token stand for.
+pub(super) fn spell(text: &str, bytes: &mut Vec<u8>) {
+    for letter in text.chars() {
+        match byte(letter) {
+            Some(byte) => bytes.push(byte),
+            None => bytes.extend(letter.encode_utf8(&mut [0; 4]).bytes()),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,30 +1,22 @@
-//! Text to tokens and back, by the vocabulary in a model's file.
+//! Text to tokens and back, by the vocabulary in a model's file or folder.
 //!
-//! The merges are the `tokenizers` crate's; the expressions that cut a text into words are the published ones. Token
-//! ids equal those of `llama.cpp` on the same file.
+//! The merges are the `tokenizers` crate's, and of a folder so is all else. Token ids equal those of `llama.cpp` on the same
+//! file, and of `transformers` on the same folder.
 
 mod alphabet;
+mod folder;
+mod gguf;
 mod special;
 mod split;
 mod stream;
 
 use std::collections::BTreeSet;
 
-use tokenizers::Model as _;
-use tokenizers::models::bpe::{BPE, Vocab};
-
-use crate::error::{Error, Optional, Result};
-use crate::gguf::{Gguf, Strings};
-use special::{Kind, Piece, Specials};
-use split::Split;
+use crate::error::Result;
+use crate::folder::Folder;
+use crate::gguf::Gguf;
 
 pub use stream::DecodeStream;
-
-/// The most tokens of a vocabulary: several times the largest published one, and a bound on what a file can cost.
-const MAX_TOKENS: usize = 1 << 20;
-
-const TOKENS: &str = "tokenizer.ggml.tokens";
-const MERGES: &str = "tokenizer.ggml.merges";
 
 /// What to do with the text of a control token, such as `<|im_start|>`, where it stands in a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,38 +27,34 @@ pub enum Special {
     AsText,
 }
 
-/// The tokens of a file: what they say and what they are.
-struct Vocabulary {
-    texts: Strings,
-    kinds: Vec<Kind>,
-}
-
-impl Vocabulary {
-    fn len(&self) -> usize {
-        self.texts.len()
-    }
-
-    /// The token as the file writes it; empty beyond the vocabulary.
-    fn text(&self, id: u32) -> &str {
-        self.texts.get(id as usize).unwrap_or_default()
-    }
-
-    fn kind(&self, id: u32) -> Kind {
-        self.kinds.get(id as usize).copied().unwrap_or(Kind::Unknown)
-    }
+/// The tokens that begin and end a text.
+#[derive(Debug, Default)]
+struct Marks {
+    bos: Option<u32>,
+    eos: Option<u32>,
+    /// Those that end a generation.
+    ends: BTreeSet<u32>,
 }
 
 /// A tokeniser.
 pub struct Tokenizer {
-    vocabulary: Vocabulary,
-    split: Split,
-    bpe: BPE,
-    specials: Specials,
-    bos: Option<u32>,
-    eos: Option<u32>,
-    adds_bos: bool,
-    adds_eos: bool,
-    ends: BTreeSet<u32>,
+    words: Words,
+    marks: Marks,
+}
+
+enum Words {
+    Gguf(Box<gguf::Words>),
+    Folder(Box<folder::Words>),
+}
+
+/// Calls the same method of either.
+macro_rules! words {
+    ($self:ident, $words:ident => $call:expr) => {
+        match &$self.words {
+            Words::Gguf($words) => $call,
+            Words::Folder($words) => $call,
+        }
+    };
 }
 
 impl Tokenizer {
@@ -74,41 +62,22 @@ impl Tokenizer {
     ///
     /// # Errors
     ///
-    /// [`Error::Unsupported`], by name, for a kind of tokeniser or pre-tokeniser that is unknown here; an error that
-    /// names the key where the vocabulary, its merges or its special ids do not fit together.
+    /// [`Unsupported`](crate::Error::Unsupported), by name, for a kind of tokeniser or pre-tokeniser that is unknown here; an
+    /// error that names the key where the vocabulary, its merges or its special ids do not fit together.
     pub fn from_gguf(file: &Gguf) -> Result<Tokenizer> {
-        let model = file.string("tokenizer.ggml.model")?;
-        if model != "gpt2" {
-            return Err(unsupported(file, "tokenizer.ggml.model", format!("tokeniser {model:?}"), "gpt2"));
-        }
-        const PRE: &str = "tokenizer.ggml.pre";
-        let pre = file.string(PRE).optional()?.unwrap_or("default");
-        let split = Split::named(pre)
-            .ok_or_else(|| unsupported(file, PRE, format!("pre-tokeniser {pre:?}"), Split::NAMES))?
-            .map_err(|error| Error::Tokenize(error.to_string()))?;
+        let (words, marks) = gguf::Words::read(file)?;
+        Ok(Tokenizer { words: Words::Gguf(Box::new(words)), marks })
+    }
 
-        let mut vocabulary = read_vocabulary(file)?;
-        let bpe = read_merges(file, &vocabulary, pre == "llama-bpe")?;
-        let mut ends = special::ends(|text| bpe.token_to_id(text));
-        // Some files list these as plain text, which they never are.
-        for &id in &ends {
-            vocabulary.kinds[id as usize] = Kind::Control;
-        }
-        for name in ["eos", "eot", "eom", "fim_pad", "fim_rep", "fim_sep"] {
-            ends.extend(read_id(file, name, &vocabulary)?);
-        }
-        let flag = |key| file.bool(key).optional();
-        Ok(Tokenizer {
-            specials: Specials::new(&vocabulary),
-            bos: read_id(file, "bos", &vocabulary)?,
-            eos: read_id(file, "eos", &vocabulary)?,
-            adds_bos: flag("tokenizer.ggml.add_bos_token")?.unwrap_or(pre == "llama-bpe"),
-            adds_eos: flag("tokenizer.ggml.add_eos_token")?.unwrap_or(false),
-            vocabulary,
-            split,
-            bpe,
-            ends,
-        })
+    /// The tokeniser of a folder: tokenizer.json, and what tokenizer_config.json, generation_config.json and config.json say of
+    /// the tokens that begin and end a text.
+    ///
+    /// # Errors
+    ///
+    /// There is no tokenizer.json, or one of the files breaks its rules.
+    pub fn from_folder(folder: &Folder) -> Result<Tokenizer> {
+        let (words, marks) = folder::Words::read(folder)?;
+        Ok(Tokenizer { words: Words::Folder(Box::new(words)), marks })
     }
 
     /// The tokens of `text`, and nothing before or after them.
@@ -117,16 +86,9 @@ impl Tokenizer {
     ///
     /// # Errors
     ///
-    /// [`Error::Tokenize`] if the `tokenizers` crate fails, which no text is known to cause.
+    /// [`Error::Tokenize`](crate::Error::Tokenize) if the `tokenizers` crate fails, which no text is known to cause.
     pub fn encode(&self, text: &str, special: Special) -> Result<Vec<u32>> {
-        let mut ids = Vec::with_capacity(text.len() / 4);
-        for piece in self.specials.pieces(&self.vocabulary, text, special == Special::Parse) {
-            match piece {
-                Piece::Token(id) => ids.push(id),
-                Piece::Text(range) => self.encode_text(&text[range], &mut ids)?,
-            }
-        }
-        Ok(ids)
+        words!(self, words => words.encode(text, special))
     }
 
     /// The tokens of `text` as a model expects a whole sequence: with the token that begins one, and the one that ends
@@ -136,29 +98,7 @@ impl Tokenizer {
     ///
     /// As [`encode`](Self::encode).
     pub fn encode_sequence(&self, text: &str, special: Special) -> Result<Vec<u32>> {
-        let mut ids = self.encode(text, special)?;
-        if let (true, Some(bos)) = (self.adds_bos, self.bos)
-            && ids.first() != Some(&bos)
-        {
-            ids.insert(0, bos);
-        }
-        if let (true, Some(eos)) = (self.adds_eos, self.eos)
-            && ids.last() != Some(&eos)
-        {
-            ids.push(eos);
-        }
-        Ok(ids)
-    }
-
-    fn encode_text(&self, text: &str, ids: &mut Vec<u32>) -> Result<()> {
-        let mut letters = String::new();
-        self.split.words(text, |word| {
-            letters.clear();
-            letters.extend(word.bytes().map(alphabet::letter));
-            let tokens = self.bpe.tokenize(&letters).map_err(|error| Error::Tokenize(error.to_string()))?;
-            ids.extend(tokens.iter().map(|token| token.id).filter(|&id| (id as usize) < self.vocabulary.len()));
-            Ok(())
-        })
+        words!(self, words => words.encode_sequence(text, special, &self.marks))
     }
 
     /// The text of `ids`. Control tokens have none; bytes that are not UTF-8 come out as U+FFFD.
@@ -177,129 +117,41 @@ impl Tokenizer {
 
     /// Appends the bytes that a token stands for: none for a control token, or for one beyond the vocabulary.
     pub fn bytes(&self, id: u32, bytes: &mut Vec<u8>) {
-        let text = self.vocabulary.text(id);
-        match self.vocabulary.kind(id) {
-            Kind::Control | Kind::Unknown => {}
-            Kind::UserDefined => bytes.extend(text.bytes()),
-            Kind::Normal => {
-                for letter in text.chars() {
-                    match alphabet::byte(letter) {
-                        Some(byte) => bytes.push(byte),
-                        None => bytes.extend(letter.encode_utf8(&mut [0; 4]).bytes()),
-                    }
-                }
-            }
-        }
+        words!(self, words => words.bytes(id, bytes));
     }
 
     /// The token as the file writes it, such as `Ġthe` or `<|im_end|>`.
     pub fn token_text(&self, id: u32) -> Option<&str> {
-        self.vocabulary.texts.get(id as usize)
+        words!(self, words => words.text(id))
     }
 
     /// The token that the file writes so.
     pub fn token_id(&self, text: &str) -> Option<u32> {
-        self.bpe.token_to_id(text).filter(|&id| (id as usize) < self.vocabulary.len())
+        words!(self, words => words.id(text))
     }
 
     /// How many tokens the vocabulary has.
     pub fn vocab_size(&self) -> usize {
-        self.vocabulary.len()
+        words!(self, words => words.len())
     }
 
     /// The token that begins a sequence, if the file names one.
     pub fn bos(&self) -> Option<u32> {
-        self.bos
+        self.marks.bos
     }
 
     /// The token that ends a sequence, if the file names one.
     pub fn eos(&self) -> Option<u32> {
-        self.eos
+        self.marks.eos
     }
 
     /// Whether `id` ends a generation: the end of a text, of a turn, or of a file.
     pub fn ends_generation(&self, id: u32) -> bool {
-        self.ends.contains(&id)
+        self.marks.ends.contains(&id)
     }
 
     /// Every token that ends a generation, in order.
     pub fn ends(&self) -> impl Iterator<Item = u32> {
-        self.ends.iter().copied()
+        self.marks.ends.iter().copied()
     }
-}
-
-fn read_vocabulary(file: &Gguf) -> Result<Vocabulary> {
-    let texts = file.strings(TOKENS)?;
-    if texts.len() > MAX_TOKENS {
-        return Err(malformed(file, TOKENS, format!("{} tokens are more than {MAX_TOKENS}", texts.len())));
-    }
-    const TYPES: &str = "tokenizer.ggml.token_type";
-    let kinds = match file.i32s(TYPES).optional()? {
-        Some(numbers) if numbers.len() != texts.len() => {
-            let problem = format!("{} types for {} tokens", numbers.len(), texts.len());
-            return Err(malformed(file, TYPES, problem));
-        }
-        Some(numbers) => numbers.into_iter().map(Kind::numbered).collect(),
-        None => vec![Kind::Normal; texts.len()],
-    };
-    Ok(Vocabulary { texts, kinds })
-}
-
-/// `whole_words`: a word that is a token is that token, whatever the merges would make of it.
-fn read_merges(file: &Gguf, vocabulary: &Vocabulary, whole_words: bool) -> Result<BPE> {
-    // One id beyond the vocabulary stands for the bytes that no token stands for. It keeps their place, so that
-    // nothing merges across them, and is dropped afterwards.
-    const UNKNOWN: &str = "";
-    let mut ids = Vocab::with_capacity(vocabulary.len() + 1);
-    for (id, text) in vocabulary.texts.iter().enumerate() {
-        // An empty token is padding, and no text can ask for it.
-        if text.is_empty() {
-            continue;
-        }
-        if let Some(first) = ids.insert(text.to_owned(), id as u32) {
-            return Err(malformed(file, TOKENS, format!("tokens {first} and {id} are both {text:?}")));
-        }
-    }
-    ids.insert(UNKNOWN.to_owned(), vocabulary.len() as u32);
-
-    let lines = file.strings(MERGES)?;
-    let mut merges = Vec::with_capacity(lines.len());
-    for (index, line) in lines.iter().enumerate() {
-        let pair = line.split_once(' ').filter(|(left, right)| {
-            let known = |text: &str| !text.is_empty() && ids.contains_key(text);
-            known(left) && known(right) && known(&[*left, *right].concat())
-        });
-        let Some((left, right)) = pair else {
-            return Err(malformed(
-                file,
-                MERGES,
-                format!("merge {index}, {line:?}, does not join two tokens to a third"),
-            ));
-        };
-        merges.push((left.to_owned(), right.to_owned()));
-    }
-    BPE::builder()
-        .vocab_and_merges(ids, merges)
-        .unk_token(UNKNOWN.to_owned())
-        .ignore_merges(whole_words)
-        .build()
-        .map_err(|error| malformed(file, MERGES, error.to_string()))
-}
-
-fn read_id(file: &Gguf, name: &str, vocabulary: &Vocabulary) -> Result<Option<u32>> {
-    let key = format!("tokenizer.ggml.{name}_token_id");
-    match file.u32(&key).optional()? {
-        Some(id) if id as usize >= vocabulary.len() => {
-            Err(malformed(file, &key, format!("{id} is beyond the {} tokens", vocabulary.len())))
-        }
-        id => Ok(id),
-    }
-}
-
-fn malformed(file: &Gguf, key: &str, problem: String) -> Error {
-    Error::Malformed { file: file.file().to_owned(), field: key.to_owned(), problem }
-}
-
-fn unsupported(file: &Gguf, key: &str, found: String, supported: &str) -> Error {
-    Error::Unsupported { file: file.file().to_owned(), field: key.to_owned(), found, supported: supported.to_owned() }
 }

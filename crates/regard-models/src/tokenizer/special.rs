@@ -1,6 +1,6 @@
 //! Tokens that stand for more than their text: which they are, where they stand in a text, and which ones end it.
 
-use super::Vocabulary;
+use super::gguf::Vocabulary;
 use std::collections::BTreeSet;
 use std::ops::Range;
 

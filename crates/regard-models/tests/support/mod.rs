@@ -1,6 +1,8 @@
 //! Where the tests find their files.
 #![allow(dead_code, reason = "each test file uses a part")]
 
+pub(crate) mod logits;
+
 use std::path::PathBuf;
 
 /// A file that is committed beside the tests.

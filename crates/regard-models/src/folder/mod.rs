@@ -1,0 +1,123 @@
+//! A model as Hugging Face's libraries save it: a folder with config.json, weights as safetensors, tokenizer.json and what
+//! goes with it.
+//!
+//! Its files are untrusted: texts have a limit, sizes are held against the files before anything is allocated, and nothing
+//! is unpickled.
+
+mod checkpoint;
+mod config;
+mod safetensors;
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use self::config::Config;
+use self::safetensors::Shard;
+use crate::family::{DECODERS, Family};
+use crate::gguf::GgmlType;
+use crate::{Error, Result};
+
+/// The most bytes of a text: a tokeniser of 260 thousand tokens takes 33 MB.
+const MAX_TEXT: u64 = 128 << 20;
+
+/// An open folder whose settings and headers have been read and checked.
+pub struct Folder {
+    path: PathBuf,
+    /// What messages call it.
+    file: String,
+    config: Config,
+    family: &'static Family,
+    shards: Vec<Shard>,
+    tensors: Vec<Tensor>,
+    /// Where a name stands among the tensors.
+    by_name: BTreeMap<String, usize>,
+}
+
+/// A tensor of a folder.
+pub(crate) struct Tensor {
+    pub(crate) name: String,
+    /// Outputs before inputs.
+    pub(crate) shape: Vec<u64>,
+    /// The name of its type.
+    pub(crate) dtype: String,
+    pub(crate) kind: Option<GgmlType>,
+    /// Where its bytes start in the shard, and how many there are.
+    pub(crate) offset: u64,
+    pub(crate) bytes: u64,
+    pub(crate) shard: usize,
+}
+
+impl Folder {
+    /// Opens a folder: reads its config.json and the headers of its weights.
+    ///
+    /// # Errors
+    /// A file is missing, cannot be read or breaks the rules of its format, or the family is unknown.
+    pub fn open(path: &Path) -> Result<Folder> {
+        let file = path.display().to_string();
+        let config = Config::read(path)?;
+        let family = config.family(&DECODERS)?;
+        let (shards, tensors) = safetensors::open(path)?;
+        let by_name = tensors.iter().enumerate().map(|(index, tensor)| (tensor.name.clone(), index)).collect();
+        Ok(Folder { path: path.to_owned(), file, config, family, shards, tensors, by_name })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Every tensor: its name, shape (outputs before inputs) and type.
+    pub fn tensors(&self) -> impl Iterator<Item = (&str, &[u64], &str)> {
+        self.tensors.iter().map(|tensor| (&*tensor.name, &*tensor.shape, &*tensor.dtype))
+    }
+
+    /// Bytes of all weights.
+    pub fn size(&self) -> u64 {
+        self.tensors.iter().map(|tensor| tensor.bytes).sum()
+    }
+
+    /// A file of the folder as JSON; none if there is no such file.
+    pub(crate) fn json(&self, name: &str) -> Result<Option<Value>> {
+        json(&self.path.join(name))
+    }
+
+    /// A file of the folder as text; none if there is no such file.
+    pub(crate) fn text(&self, name: &str) -> Result<Option<String>> {
+        text(&self.path.join(name))
+    }
+}
+
+/// A file as text; none if there is none.
+fn text(path: &Path) -> Result<Option<String>> {
+    let failed = |source| Error::Io { file: path.display().to_string(), field: "reading it".to_owned(), source };
+    match fs::metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(failed(error)),
+        // Opening a pipe would wait for whoever writes into it.
+        Ok(found) if !found.is_file() => {
+            return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file")));
+        }
+        Ok(found) if found.len() > MAX_TEXT => {
+            let problem = format!("it has {} bytes, more than {MAX_TEXT}", found.len());
+            return Err(Error::Malformed { file: path.display().to_string(), field: "size".to_owned(), problem });
+        }
+        Ok(_) => {}
+    }
+    let mut text = String::new();
+    File::open(path).and_then(|file| file.take(MAX_TEXT).read_to_string(&mut text)).map_err(failed)?;
+    Ok(Some(text))
+}
+
+/// A file as JSON; none if there is none.
+fn json(path: &Path) -> Result<Option<Value>> {
+    let Some(text) = text(path)? else { return Ok(None) };
+    serde_json::from_str(&text).map(Some).map_err(|error| Error::Malformed {
+        file: path.display().to_string(),
+        field: "JSON".to_owned(),
+        problem: error.to_string(),
+    })
+}

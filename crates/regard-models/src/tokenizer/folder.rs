@@ -1,0 +1,173 @@
+//! The tokens of a folder: its tokenizer.json.
+
+use std::collections::BTreeMap;
+use std::str::FromStr;
+use std::sync::OnceLock;
+
+use serde_json::Value;
+use tokenizers::Tokenizer as Fast;
+
+use super::special::{self, Kind};
+use super::{Marks, Special, alphabet};
+use crate::{Error, Folder, Result};
+
+const NAME: &str = "tokenizer.json";
+
+/// The most tokens of a vocabulary, as of a GGUF file.
+const MAX_TOKENS: usize = 1 << 20;
+
+/// How a token spells its bytes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Spelling {
+    /// A letter for each byte, as GPT-2 has them.
+    Letters,
+    /// `▁` for a space, and `<0x0A>` for a byte, as SentencePiece has them.
+    Pieces,
+}
+
+/// What tokenizer.json says.
+pub(super) struct Words {
+    /// Control tokens that stand in a text are those tokens.
+    parsing: Fast,
+    /// They are text. Made when it is first asked for.
+    as_text: OnceLock<Fast>,
+    texts: Vec<String>,
+    kinds: Vec<Kind>,
+    spelling: Spelling,
+}
+
+impl Words {
+    /// What the folder describes, and the tokens that begin and end.
+    pub(super) fn read(folder: &Folder) -> Result<(Words, Marks)> {
+        let file = folder.path().join(NAME).display().to_string();
+        let malformed = |problem: String| Error::Malformed { file: file.clone(), field: NAME.to_owned(), problem };
+        let text = folder
+            .text(NAME)?
+            .ok_or_else(|| Error::Missing { file: folder.path().display().to_string(), field: NAME.to_owned() })?;
+        let json: Value = serde_json::from_str(&text).map_err(|error| malformed(error.to_string()))?;
+        let spelling = if has_type(&json["decoder"], "ByteLevel") { Spelling::Letters } else { Spelling::Pieces };
+        drop(json);
+        let mut parsing = Fast::from_str(&text).map_err(|error| malformed(error.to_string()))?;
+        // What a file says of lengths is for training.
+        parsing.with_padding(None);
+        parsing.with_truncation(None).map_err(|error| malformed(error.to_string()))?;
+
+        let by_id: BTreeMap<u32, String> = parsing.get_vocab(true).into_iter().map(|(text, id)| (id, text)).collect();
+        let len = by_id.last_key_value().map_or(0, |(&id, _)| id as usize + 1);
+        if len == 0 || len > MAX_TOKENS {
+            return Err(malformed(format!("its tokens are numbered up to {len}, expected 1 to {MAX_TOKENS}")));
+        }
+        let (mut texts, mut kinds) = (vec![String::new(); len], vec![Kind::Unknown; len]);
+        for (id, text) in by_id {
+            (texts[id as usize], kinds[id as usize]) = (text, Kind::Normal);
+        }
+        for (&id, added) in parsing.get_added_tokens_decoder().iter() {
+            if let Some(kind) = kinds.get_mut(id as usize) {
+                *kind = if added.special { Kind::Control } else { Kind::UserDefined };
+            }
+        }
+        let marks = read_marks(folder, &parsing, len)?;
+        Ok((Words { parsing, as_text: OnceLock::new(), texts, kinds, spelling }, marks))
+    }
+
+    fn fast(&self, special: Special) -> &Fast {
+        match special {
+            Special::Parse => &self.parsing,
+            Special::AsText => self.as_text.get_or_init(|| {
+                let mut fast = self.parsing.clone();
+                fast.set_encode_special_tokens(true);
+                fast
+            }),
+        }
+    }
+
+    fn ids(&self, text: &str, special: Special, whole: bool) -> Result<Vec<u32>> {
+        let encoding = self.fast(special).encode_fast(text, whole);
+        let encoding = encoding.map_err(|error| Error::Tokenize(error.to_string()))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    pub(super) fn encode(&self, text: &str, special: Special) -> Result<Vec<u32>> {
+        self.ids(text, special, false)
+    }
+
+    pub(super) fn encode_sequence(&self, text: &str, special: Special, marks: &Marks) -> Result<Vec<u32>> {
+        let mut ids = self.ids(text, special, true)?;
+        if let ([first, second, ..], Some(bos)) = (&ids[..], marks.bos)
+            && *first == bos
+            && *second == bos
+        {
+            ids.remove(0);
+        }
+        Ok(ids)
+    }
+
+    pub(super) fn bytes(&self, id: u32, bytes: &mut Vec<u8>) {
+        let Some(text) = self.text(id) else { return };
+        match (self.kinds[id as usize], self.spelling) {
+            (Kind::Control | Kind::Unknown, _) => {}
+            (Kind::UserDefined, _) => bytes.extend(text.bytes()),
+            (Kind::Normal, Spelling::Letters) => alphabet::spell(text, bytes),
+            (Kind::Normal, Spelling::Pieces) => match byte(text) {
+                Some(byte) => bytes.push(byte),
+                None => bytes.extend(text.replace('▁', " ").bytes()),
+            },
+        }
+    }
+
+    pub(super) fn text(&self, id: u32) -> Option<&str> {
+        self.texts.get(id as usize).map(String::as_str)
+    }
+
+    pub(super) fn id(&self, text: &str) -> Option<u32> {
+        self.parsing.token_to_id(text)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.texts.len()
+    }
+}
+
+/// The byte that `<0x0A>` stands for.
+fn byte(text: &str) -> Option<u8> {
+    let digits = text.strip_prefix("<0x")?.strip_suffix('>')?;
+    if digits.len() == 2 { u8::from_str_radix(digits, 16).ok() } else { None }
+}
+
+/// Whether an object of tokenizer.json, or one that it is a sequence of, is of this type.
+fn has_type(value: &Value, kind: &str) -> bool {
+    value["type"] == kind
+        || ["decoders", "pretokenizers"]
+            .iter()
+            .filter_map(|list| value[list].as_array())
+            .flatten()
+            .any(|value| value["type"] == kind)
+}
+
+fn read_marks(folder: &Folder, fast: &Fast, len: usize) -> Result<Marks> {
+    let settings = folder.json("tokenizer_config.json")?.unwrap_or_default();
+    let generation = folder.json("generation_config.json")?.unwrap_or_default();
+    let config = folder.json("config.json")?.unwrap_or_default();
+    // A text, or an object with one.
+    let named = |key: &str| {
+        let value = &settings[key];
+        fast.token_to_id(value.as_str().or_else(|| value["content"].as_str())?)
+    };
+    // A number, or several.
+    let numbered = |file: &Value, key: &str| -> Vec<u32> {
+        let value = &file[key];
+        let values = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
+        let ids = values.iter().filter_map(Value::as_u64).filter(|&id| id < len as u64);
+        ids.map(|id| id as u32).collect()
+    };
+    let mark = |name: &str| {
+        let id = format!("{name}_id");
+        named(name).or_else(|| numbered(&generation, &id).into_iter().chain(numbered(&config, &id)).next())
+    };
+    let (bos, eos) = (mark("bos_token"), mark("eos_token"));
+    let mut ends = special::ends(|text| fast.token_to_id(text));
+    ends.extend(eos);
+    ends.extend(numbered(&generation, "eos_token_id"));
+    ends.extend(numbered(&config, "eos_token_id"));
+    Ok(Marks { bos, eos, ends })
+}

@@ -1,0 +1,247 @@
+//! Broken and hostile folders: an error that names the file and the field, and nothing worse.
+
+mod support;
+
+use std::fs;
+use std::path::Path;
+
+use proptest::prelude::*;
+use regard_models::{CacheDtype, Folder, LoadOptions, Model};
+use serde_json::{Value, json};
+use support::fixture;
+use tempfile::TempDir;
+
+/// A copy of a sound folder, to be spoiled.
+struct Copy(TempDir);
+
+impl Copy {
+    fn of(name: &str) -> Copy {
+        let copy = tempfile::tempdir().unwrap();
+        for entry in fs::read_dir(fixture("folders").join(name)).unwrap() {
+            let path = entry.unwrap().path();
+            fs::copy(&path, copy.path().join(path.file_name().unwrap())).unwrap();
+        }
+        Copy(copy)
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    fn write(self, name: &str, content: impl AsRef<[u8]>) -> Copy {
+        fs::write(self.path().join(name), content).unwrap();
+        self
+    }
+
+    fn without(self, name: &str) -> Copy {
+        fs::remove_file(self.path().join(name)).unwrap();
+        self
+    }
+
+    /// With a setting of config.json changed.
+    fn set(self, key: &str, value: Value) -> Copy {
+        let mut config: Value = serde_json::from_slice(&fs::read(self.path().join("config.json")).unwrap()).unwrap();
+        config[key] = value;
+        self.write("config.json", config.to_string())
+    }
+
+    /// With the header of the weights changed, and the data as it is.
+    fn header(self, change: impl FnOnce(&mut Value)) -> Copy {
+        let file = fs::read(self.path().join("model.safetensors")).unwrap();
+        let len = u64::from_le_bytes(file[..8].try_into().unwrap()) as usize;
+        let mut header: Value = serde_json::from_slice(&file[8..8 + len]).unwrap();
+        change(&mut header);
+        let header = header.to_string();
+        let file = [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &file[8 + len..]].concat();
+        self.write("model.safetensors", file)
+    }
+
+    fn load(&self) -> Result<Model, String> {
+        let options = LoadOptions { threads: Some(1), isa: None };
+        Model::load(self.path(), &options).map_err(|error| error.to_string())
+    }
+
+    /// Loading fails, and the message, without the folder's own path, ends so.
+    fn refused(&self, message: &str) {
+        let error = self.load().err().unwrap_or_else(|| panic!("loaded, expected {message:?}"));
+        let error = error
+            .replace(&format!("{}/", self.path().display()), "")
+            .replace(&self.path().display().to_string(), "FOLDER");
+        assert_eq!(error, message);
+    }
+}
+
+#[test]
+fn the_copy_is_sound() {
+    assert!(Copy::of("llama").load().is_ok());
+    assert!(Copy::of("mistral").load().is_ok());
+}
+
+#[test]
+fn files_that_are_not_there() {
+    Copy::of("llama").without("config.json").refused("FOLDER: config.json: missing");
+    Copy::of("llama").without("tokenizer.json").refused("FOLDER: tokenizer.json: missing");
+    Copy::of("llama").without("model.safetensors").refused("FOLDER: model.safetensors: missing");
+    let shard = "model-00002-of-00003.safetensors";
+    Copy::of("mistral").without(shard).refused(&format!("FOLDER: {shard}: missing"));
+    // What is of use, and can be done without.
+    assert!(Copy::of("llama").without("tokenizer_config.json").load().is_ok());
+}
+
+#[test]
+fn settings_that_make_no_sense() {
+    let set = |key: &str, value: Value| Copy::of("llama").set(key, value);
+    set("model_type", json!("bloom")).refused(
+        "config.json: model_type: model type \"bloom\" is not supported (supported: llama, mistral, qwen2, qwen3, gemma3_text, phi3)",
+    );
+    set("hidden_size", json!(null)).refused("config.json: hidden_size: missing");
+    set("hidden_size", json!("forty"))
+        .refused("config.json: hidden_size: expected an unsigned integer of 32 bits, found \"forty\"");
+    set("hidden_size", json!(-3))
+        .refused("config.json: hidden_size: expected an unsigned integer of 32 bits, found -3");
+    set("hidden_size", json!(0)).refused("FOLDER: hidden_size: it is 0, expected 1 to 16777216");
+    set("num_key_value_heads", json!(3))
+        .refused("FOLDER: num_key_value_heads: 4 query heads are no multiple of 3 key/value heads");
+    set("num_hidden_layers", json!(4_000_000))
+        .refused("FOLDER: num_hidden_layers: 4000000 blocks in a file of 35 tensors");
+    set("rms_norm_eps", json!(-1e-5)).refused("FOLDER: rms_norm_eps: it is -0.00001, expected a positive number");
+    set("hidden_act", json!("relu")).refused(
+        "config.json: hidden_act: activation \"relu\" is not supported (supported: silu, gelu, gelu_pytorch_tanh, gelu_new)",
+    );
+    set("quantization_config", json!({"bits": 4})).refused(
+        "config.json: quantization_config: {\"bits\":4} is not supported (supported: weights in F32, F16 and BF16; GGUF files for quantised ones)",
+    );
+    set("rope_parameters", json!({"rope_type": "magic", "rope_theta": 1e4})).refused(
+        "config.json: rope_type: rotary scaling \"magic\" is not supported (supported: default, linear, dynamic, llama3, yarn, longrope)",
+    );
+    set("rope_parameters", json!({"rope_type": "linear", "rope_theta": 1e4, "factor": 0}))
+        .refused("config.json: factor: it is 0, expected a number over 0");
+    set("rope_parameters", json!({"rope_type": "linear", "rope_theta": 1e4}))
+        .refused("config.json: rope_scaling.factor: missing");
+    Copy::of("phi3").set("rope_parameters", json!({"rope_type": "longrope", "rope_theta": 1e4, "partial_rotary_factor": 0.5, "short_factor": [1.0], "long_factor": [1.0, 1.0, 1.0, 1.0]})).refused(
+        "config.json: short_factor: expected an array of 4 numbers over 0",
+    );
+    Copy::of("llama").write("config.json", "[]").refused("config.json: config.json: expected an object");
+    let error = Copy::of("llama").write("config.json", "{\"a\": ").load().err().unwrap();
+    assert!(error.contains("config.json: JSON: EOF while parsing"), "{error}");
+}
+
+#[test]
+fn weights_that_do_not_fit() {
+    let (name, shape) = ("model.layers.1.mlp.down_proj.weight", "[40, 56]");
+    Copy::of("llama")
+        .set("intermediate_size", json!(57))
+        .refused("FOLDER: model.layers.0.mlp.gate_proj.weight: it has shape [56, 40], expected [57, 40]");
+    Copy::of("llama")
+        .header(|header| header[name]["shape"] = json!([56, 40]))
+        .refused(&format!("FOLDER: {name}: it has shape [56, 40], expected {shape}"));
+    let renamed = |header: &mut Value| {
+        let tensor = header.as_object_mut().unwrap().remove(name).unwrap();
+        header["model.layers.1.mlp.down.weight"] = tensor;
+    };
+    Copy::of("llama").header(renamed).refused(&format!("FOLDER: {name}: missing"));
+    let more = |header: &mut Value| {
+        let tensor = header.as_object_mut().unwrap().remove("model.layers.1.mlp.down_proj.bias").unwrap();
+        header["model.layers.1.mlp.experts.bias"] = tensor;
+    };
+    Copy::of("llama").header(more).refused(
+        "FOLDER: model.layers.1.mlp.experts.bias: this tensor is not supported (supported: the weights of plain llama blocks, without experts)",
+    );
+    // A bias that the settings promise.
+    Copy::of("llama-dynamic")
+        .set("attention_bias", json!(true))
+        .refused("FOLDER: model.layers.0.self_attn.q_proj.bias: missing");
+    Copy::of("llama")
+        .header(|header| header[name]["dtype"] = json!("I32"))
+        .refused(&format!("model.safetensors: {name}: tensor type I32 is not supported (supported: F32, F16, BF16)"));
+}
+
+#[test]
+fn weights_that_are_no_numbers() {
+    for (folder, number) in [("llama", &f32::NAN.to_le_bytes()[..]), ("qwen2", &[0x80, 0x7F])] {
+        let copy = Copy::of(folder);
+        let path = copy.path().join("model.safetensors");
+        let mut file = fs::read(&path).unwrap();
+        let end = file.len() - number.len();
+        file[end..].copy_from_slice(number);
+        fs::write(&path, file).unwrap();
+        let error = copy.load().err().unwrap();
+        assert!(error.ends_with("it holds NaN or infinite numbers, which no sound model does"), "{error}");
+    }
+}
+
+#[test]
+fn headers_that_break_the_format() {
+    let write = |bytes: &[u8]| Copy::of("llama").write("model.safetensors", bytes);
+    write(b"").refused("model.safetensors: header: the file has 0 bytes, no safetensors file is so short");
+    write(&u64::MAX.to_le_bytes())
+        .refused("model.safetensors: header: a header of 18446744073709551615 bytes does not fit a file of 8");
+    let error = write(b"\x02\0\0\0\0\0\0\0{]").load().err().unwrap();
+    assert!(error.contains("model.safetensors: header: "), "{error}");
+    let copy = Copy::of("llama");
+    let file = fs::read(copy.path().join("model.safetensors")).unwrap();
+    let error = copy.write("model.safetensors", &file[..file.len() - 1]).load().err().unwrap();
+    assert!(error.contains("and the file has"), "{error}");
+    for change in [json!([0, 3]), json!([5, 1]), json!([0, u64::MAX])] {
+        let error = Copy::of("llama").header(|header| header["lm_head.weight"]["data_offsets"] = change).load();
+        assert!(error.err().unwrap().contains("model.safetensors: header: "));
+    }
+}
+
+#[test]
+fn no_file_outside_the_folder_is_opened() {
+    for name in ["../model.safetensors", "/etc/passwd", "a/b", "", ".."] {
+        let index = json!({"weight_map": {"lm_head.weight": name}}).to_string();
+        Copy::of("mistral").write("model.safetensors.index.json", index).refused(&format!(
+            "model.safetensors.index.json: weight_map: lm_head.weight is in {name:?}, expected the name of a file in the folder"
+        ));
+    }
+    Copy::of("mistral")
+        .write("model.safetensors.index.json", "{}")
+        .refused("model.safetensors.index.json: weight_map: expected an object of tensors and their files");
+}
+
+#[test]
+fn tokenisers_that_are_none() {
+    for text in ["", "{}", "[]", "{\"model\": {\"type\": \"BPE\", \"vocab\": {\"a\": 4294967295}, \"merges\": []}}"] {
+        let error = Copy::of("llama").write("tokenizer.json", text).load().err().unwrap();
+        assert!(error.contains("tokenizer.json: tokenizer.json: "), "{error}");
+    }
+    let error = Copy::of("llama").write("chat_template.jinja", "{% if %}").load().err().unwrap();
+    assert!(error.contains("chat_template.jinja, line 1: "), "{error}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(300) })]
+
+    /// Whatever stands in one of the files, loading ends, and what loads runs.
+    #[test]
+    fn spoiled_bytes_are_survived(
+        folder in prop::sample::select(vec!["llama-dynamic", "mistral", "phi3"]),
+        file in prop::sample::select(vec!["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]),
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+        cut in prop::option::weighted(0.1, any::<prop::sample::Index>()),
+    ) {
+        let copy = Copy::of(folder);
+        let path = copy.path().join(file);
+        prop_assume!(path.exists());
+        let mut bytes = fs::read(&path).unwrap();
+        // The header of the weights is where a byte matters most.
+        let reach = if file.ends_with("safetensors") { bytes.len().min(3000) } else { bytes.len() };
+        for (at, byte) in changes {
+            bytes[at.index(reach)] = byte;
+        }
+        if let Some(cut) = cut {
+            bytes.truncate(cut.index(bytes.len()));
+        }
+        fs::write(&path, bytes).unwrap();
+        match Folder::open(copy.path()).and_then(|folder| Model::from_folder(&folder, &LoadOptions { threads: Some(1), isa: None })) {
+            Ok(model) => {
+                let mut session = model.session(8, CacheDtype::F16).unwrap();
+                let _ = session.feed(&[0, 1, 2]).map(drop);
+                let _ = model.tokenizer().encode("a b", regard_models::tokenizer::Special::Parse);
+            }
+            Err(error) => prop_assert!(!error.to_string().is_empty()),
+        }
+    }
+}
