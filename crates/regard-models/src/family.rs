@@ -96,6 +96,57 @@ const NAMES: &[(&str, &str)] = &[
     ("ffn_down", "mlp.down_proj"),
 ];
 
+/// What tells a family's encoders from others, all of which are BERT (Devlin et al., 2018) but for this. A layer's tensors
+/// stand without the layer and what tells weight from bias.
+#[derive(Debug)]
+pub(crate) struct EncoderFamily {
+    /// `model_type` of a folder's config.json.
+    pub(crate) model_types: &'static [&'static str],
+    /// What stands before the names of tensors where the model has a head for a task.
+    pub(crate) prefix: &'static str,
+    /// Whether positions are counted from behind the number of the padding token.
+    pub(crate) positions_after_padding: bool,
+    /// Whether tokens are of several kinds, each with an embedding.
+    pub(crate) token_types: bool,
+    /// Whether scores have a bias by distance, which all layers share.
+    pub(crate) relative: bool,
+    pub(crate) qkv: [&'static str; 3],
+    pub(crate) out: &'static str,
+    pub(crate) mixer_norm: &'static str,
+}
+
+const BERT: EncoderFamily = EncoderFamily {
+    model_types: &["bert"],
+    prefix: "bert.",
+    positions_after_padding: false,
+    token_types: true,
+    relative: false,
+    qkv: ["attention.self.query", "attention.self.key", "attention.self.value"],
+    out: "attention.output.dense",
+    mixer_norm: "attention.output.LayerNorm",
+};
+
+/// Every family of encoders that runs.
+pub(crate) const ENCODERS: [EncoderFamily; 3] = [
+    BERT,
+    EncoderFamily {
+        model_types: &["roberta", "xlm-roberta", "camembert"],
+        prefix: "roberta.",
+        positions_after_padding: true,
+        ..BERT
+    },
+    EncoderFamily {
+        model_types: &["mpnet"],
+        prefix: "mpnet.",
+        positions_after_padding: true,
+        token_types: false,
+        relative: true,
+        qkv: ["attention.attn.q", "attention.attn.k", "attention.attn.v"],
+        out: "attention.attn.o",
+        mixer_norm: "attention.LayerNorm",
+    },
+];
+
 impl Family {
     /// What a folder calls the tensor that GGUF files call `name`, such as `blk.3.attn_q.weight`; none if folders have none
     /// such.

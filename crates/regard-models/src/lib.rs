@@ -5,6 +5,7 @@ pub mod chat;
 mod checkpoint;
 mod decoder;
 pub mod description;
+pub mod encoder;
 mod error;
 mod failure;
 mod family;
@@ -18,6 +19,7 @@ mod session;
 pub mod tokenizer;
 
 pub use description::Description;
+pub use encoder::{Encoder, Precision};
 pub use error::{Error, Optional, Result};
 pub use folder::Folder;
 pub use model::{LoadOptions, Model};

@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 
+use half::bf16;
 use regard_kernels::{Kernels, Weight, WeightFormat};
 use regard_threads::Pool;
 
@@ -31,14 +32,8 @@ impl Decoder {
         kernels: Kernels,
         pool: Pool,
     ) -> Result<Decoder> {
-        check_room(file)?;
-        let mut loader = Loader {
-            file,
-            norm_offset: file.norm_offset(file.family()?),
-            buffers: vec![Vec::new(); pool.threads()],
-            pool: &pool,
-            placed: BTreeSet::new(),
-        };
+        let mut loader = Loader::new(file, &pool)?;
+        loader.norm_offset = file.norm_offset(file.family()?);
         let (width, vocabulary) = (description.width, description.vocabulary);
         let embedding = loader.projection(&[Member::new("token_embd", vocabulary)], width)?;
         let blocks = description
@@ -52,13 +47,13 @@ impl Decoder {
             true => None,
             false => Some(loader.projection(&[Member::new("output", vocabulary)], width)?),
         };
-        loader.check_all_placed(&description.architecture)?;
+        loader.check_all_placed(&description.architecture, |_| true)?;
         Ok(Decoder { description, kernels, embedding, blocks, norm, output, pool })
     }
 }
 
 /// Rows of a tensor that are a weight.
-struct Member {
+pub(crate) struct Member {
     /// The tensor, without what tells weight from bias.
     tensor: String,
     /// Rows of the tensor before them.
@@ -72,8 +67,13 @@ struct Member {
 
 impl Member {
     /// All rows of a tensor.
-    fn new(tensor: impl Into<String>, outputs: usize) -> Member {
+    pub(crate) fn new(tensor: impl Into<String>, outputs: usize) -> Member {
         Member { tensor: tensor.into(), first: 0, outputs, of: outputs, bias: false }
+    }
+
+    /// The same, where a bias may be a must.
+    pub(crate) fn biased(self, bias: bool) -> Member {
+        Member { bias, ..self }
     }
 
     /// What one tensor holds one below the other.
@@ -92,10 +92,13 @@ impl Member {
     }
 }
 
-struct Loader<'a, C> {
+/// Reads weights, all cores together.
+pub(crate) struct Loader<'a, C> {
     file: &'a C,
     /// What is added to the weights of norms.
     norm_offset: f32,
+    /// What plain numbers are stored as, unless as in the file.
+    pub(crate) format: Option<WeightFormat>,
     pool: &'a Pool,
     /// One for each thread.
     buffers: Vec<Vec<u8>>,
@@ -103,7 +106,13 @@ struct Loader<'a, C> {
     placed: BTreeSet<String>,
 }
 
-impl<C: Checkpoint> Loader<'_, C> {
+impl<'a, C: Checkpoint> Loader<'a, C> {
+    pub(crate) fn new(file: &'a C, pool: &'a Pool) -> Result<Self> {
+        check_room(file)?;
+        let buffers = vec![Vec::new(); pool.threads()];
+        Ok(Loader { file, norm_offset: 0.0, format: None, pool, buffers, placed: BTreeSet::new() })
+    }
+
     fn block(&mut self, index: usize, block: &Block, width: usize) -> Result<BlockWeights> {
         let name = |tensor: &str| format!("blk.{index}.{tensor}");
         let weight = |tensor: &str| format!("blk.{index}.{tensor}.weight");
@@ -131,7 +140,7 @@ impl<C: Checkpoint> Loader<'_, C> {
         let feed_forward_post_norm = if_normed(post, "post_ffw_norm", width)?;
         Ok(BlockWeights {
             mixer_norm: self.norm(&weight("attn_norm"), width)?,
-            qkv: self.projection(&qkv.map(|member| Member { bias, ..member }), width)?,
+            qkv: self.projection(&qkv.map(|member| member.biased(bias)), width)?,
             query_norm,
             key_norm,
             out: self.projection(&[Member::new(name("attn_output"), width)], heads * dim_v)?,
@@ -144,9 +153,10 @@ impl<C: Checkpoint> Loader<'_, C> {
     }
 
     /// Weights `[outputs, inputs]` that are applied together, and their biases where there are some.
-    fn projection(&mut self, members: &[Member], inputs: usize) -> Result<Projection> {
+    pub(crate) fn projection(&mut self, members: &[Member], inputs: usize) -> Result<Projection> {
         let parts = members.iter().map(|member| Ok((self.weight(member, inputs)?, self.bias(member)?)));
-        Ok(Projection::new(parts.collect::<Result<_>>()?))
+        let projection = Projection::new(parts.collect::<Result<_>>()?);
+        Ok(if self.format == Some(WeightFormat::Bf16) { projection.rounding() } else { projection })
     }
 
     fn weight(&mut self, member: &Member, inputs: usize) -> Result<Weight> {
@@ -160,14 +170,20 @@ impl<C: Checkpoint> Loader<'_, C> {
             GgmlType::Q4_0 => WeightFormat::Q4_0,
             GgmlType::Q4_1 => WeightFormat::Q4_1,
         };
-        let mut weight = Weight::zeroed(format, member.outputs, inputs)?;
+        let stored = self.format.filter(|_| !format.is_quantized() && tensor.kind != GgmlType::BF16);
+        let mut weight = Weight::zeroed(stored.unwrap_or(format), member.outputs, inputs)?;
         let failure = Failure::default();
         self.pool.run_with(&mut self.buffers, weight.parts(PANELS_AT_ONCE), |bytes, _, mut part| {
             let rows = part.rows();
             let of_tensor = (member.first + rows.start) as u64..(member.first + rows.end) as u64;
             let read = file.read(&tensor, of_tensor, bytes);
             let sound = read.and_then(|()| finite(file.file(), &tensor, bytes));
-            failure.note(sound.and_then(|()| Ok(part.pack(rows.start, bytes)?)));
+            let rounded = sound.map(|()| {
+                if stored.is_some() {
+                    round_to_bf16(tensor.kind, bytes)
+                }
+            });
+            failure.note(rounded.and_then(|()| Ok(part.pack(rows.start, bytes)?)));
         });
         failure.into_result()?;
         Ok(weight)
@@ -181,19 +197,30 @@ impl<C: Checkpoint> Loader<'_, C> {
     }
 
     /// The weights of a norm.
-    fn norm(&mut self, name: &str, len: usize) -> Result<Vec<f32>> {
+    pub(crate) fn norm(&mut self, name: &str, len: usize) -> Result<Vec<f32>> {
         let mut weights = self.vector(name, len)?;
         weights.iter_mut().for_each(|weight| *weight += self.norm_offset);
         Ok(weights)
     }
 
     /// A vector, in f32.
-    fn vector(&mut self, name: &str, len: usize) -> Result<Vec<f32>> {
+    pub(crate) fn vector(&mut self, name: &str, len: usize) -> Result<Vec<f32>> {
         let tensor = self.find(name, &[len as u64])?;
         let bytes = &mut self.buffers[0];
         self.file.read(&tensor, 0..1, bytes)?;
         finite(self.file.file(), &tensor, bytes)?;
         let mut numbers = vec![0.0; len];
+        dequantize(tensor.kind, bytes, &mut numbers);
+        Ok(numbers)
+    }
+
+    /// A matrix `[rows, columns]`, in f32.
+    pub(crate) fn matrix(&mut self, name: &str, rows: usize, columns: usize) -> Result<Vec<f32>> {
+        let tensor = self.find(name, &[rows as u64, columns as u64])?;
+        let bytes = &mut self.buffers[0];
+        self.file.read(&tensor, 0..rows as u64, bytes)?;
+        finite(self.file.file(), &tensor, bytes)?;
+        let mut numbers = vec![0.0; rows * columns];
         dequantize(tensor.kind, bytes, &mut numbers);
         Ok(numbers)
     }
@@ -209,8 +236,9 @@ impl<C: Checkpoint> Loader<'_, C> {
         Ok(tensor)
     }
 
-    fn check_all_placed(&self, architecture: &str) -> Result<()> {
-        match self.file.all().into_iter().find(|&name| !self.placed.contains(name)) {
+    /// Whether every tensor that `counts` has a place.
+    pub(crate) fn check_all_placed(&self, architecture: &str, counts: impl Fn(&str) -> bool) -> Result<()> {
+        match self.file.all().into_iter().find(|&name| counts(name) && !self.placed.contains(name)) {
             None => Ok(()),
             Some(name) => Err(Error::Unsupported {
                 file: self.file.file().to_owned(),
@@ -238,4 +266,16 @@ fn check_room(file: &impl Checkpoint) -> Result<()> {
         Some(free) if needed > free => Err(Error::TooLarge { file: file.file().to_owned(), needed, free }),
         _ => Ok(()),
     }
+}
+
+/// Rounds numbers of a type to bf16, in place.
+fn round_to_bf16(kind: GgmlType, bytes: &mut Vec<u8>) {
+    let size = kind.block_bytes();
+    let count = bytes.len() / size;
+    for at in 0..count {
+        let mut number = [0.0];
+        dequantize(kind, &bytes[at * size..][..size], &mut number);
+        bytes[2 * at..][..2].copy_from_slice(&bf16::from_f32(number[0]).to_le_bytes());
+    }
+    bytes.truncate(2 * count);
 }

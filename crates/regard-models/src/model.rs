@@ -27,7 +27,7 @@ pub struct LoadOptions {
 
 impl LoadOptions {
     /// What a model runs on.
-    fn machine(&self) -> Result<(Kernels, Pool)> {
+    pub(crate) fn machine(&self) -> Result<(Kernels, Pool)> {
         let isa = match self.isa {
             Some(isa) => isa,
             None => Isa::from_environment().map_err(|error| Error::Setting(format!("REGARD_ISA: {error}")))?,

@@ -1,6 +1,6 @@
 //! Linear layers: weights that are applied to the same rows, side by side.
 
-use regard_kernels::{ActivationBlock, Activations, Epilogue, Kernels, PANEL, QuantizedRows, Weight};
+use regard_kernels::{Activation, ActivationBlock, Activations, Epilogue, Kernels, PANEL, QuantizedRows, Weight};
 use regard_memory::{Frame, Need, Rows, RowsMut, chunks_of};
 use regard_threads::Pool;
 
@@ -14,6 +14,8 @@ const ROWS_AT_ONCE: usize = 8;
 /// results of a member start at a column that is a whole number of panels.
 pub(crate) struct Projection {
     members: Vec<Member>,
+    /// Whether what it is applied to is rounded to bf16.
+    rounds: bool,
 }
 
 struct Member {
@@ -33,7 +35,12 @@ impl Projection {
             next += weight.panels();
             Member { weight, bias, first }
         };
-        Projection { members: weights.into_iter().map(member).collect() }
+        Projection { members: weights.into_iter().map(member).collect(), rounds: false }
+    }
+
+    /// The same, with what it is applied to rounded to bf16: for weights that are.
+    pub(crate) fn rounding(self) -> Projection {
+        Projection { rounds: true, ..self }
     }
 
     /// The column at which the results of a member start.
@@ -66,9 +73,14 @@ impl Projection {
         if self.quantized() { rows * ActivationBlock::per_row(inputs) } else { 0 }
     }
 
+    fn pairs(&self, rows: usize) -> usize {
+        let inputs = self.members.first().map_or(0, |member| member.weight.inputs());
+        if self.rounds { rows * inputs.div_ceil(2) } else { 0 }
+    }
+
     /// The scratch of [`Projection::apply`].
     pub(crate) fn need(&self, rows: usize) -> Need {
-        Need::of::<ActivationBlock>(self.blocks(rows))
+        Need::of::<ActivationBlock>(self.blocks(rows)).and(Need::of::<u32>(self.pairs(rows)))
     }
 
     /// `out = x · Wᵀ + bias`, or added to it: `x [rows, inputs]`, `out [rows, columns]`.
@@ -84,7 +96,41 @@ impl Projection {
         epilogue: Epilogue,
         frame: &mut Frame<'_>,
     ) -> Result<()> {
+        self.run(kernels, pool, x, out, (epilogue, None), frame)
+    }
+
+    /// `out = activation(x · Wᵀ + bias)`.
+    pub(crate) fn apply_activated(
+        &self,
+        kernels: Kernels,
+        pool: &Pool,
+        x: Rows<'_, f32>,
+        out: RowsMut<'_, f32>,
+        activation: Activation,
+        frame: &mut Frame<'_>,
+    ) -> Result<()> {
+        self.run(kernels, pool, x, out, (Epilogue::Store, Some(activation)), frame)
+    }
+
+    fn run(
+        &self,
+        kernels: Kernels,
+        pool: &Pool,
+        x: Rows<'_, f32>,
+        out: RowsMut<'_, f32>,
+        (epilogue, activation): (Epilogue, Option<Activation>),
+        frame: &mut Frame<'_>,
+    ) -> Result<()> {
         let failure = Failure::default();
+        let pairs = frame.take::<u32>(self.pairs(x.rows()));
+        if self.rounds {
+            let each = x.cols().div_ceil(2) * ROWS_AT_ONCE;
+            pool.run(chunks_of(pairs, each.max(1)), |part, pairs| {
+                let rows = part * ROWS_AT_ONCE..x.rows().min((part + 1) * ROWS_AT_ONCE);
+                failure.note(kernels.round_to_bf16(x.block(rows, 0..x.cols()), pairs));
+            });
+        }
+        let pairs = Rows::contiguous(pairs, if self.rounds { x.rows() } else { 0 }, x.cols().div_ceil(2))?;
         let blocks = frame.take::<ActivationBlock>(self.blocks(x.rows()));
         if self.quantized() {
             let each = ROWS_AT_ONCE * ActivationBlock::per_row(x.cols());
@@ -108,6 +154,7 @@ impl Projection {
                 let live = first..first + member.weight.columns(of_member.clone()).len();
                 let activations = match member.weight.format().is_quantized() {
                     true => QuantizedRows::new(blocks, x.rows(), x.cols()).map(Activations::Quantized),
+                    false if self.rounds => Ok(Activations::Bf16(pairs)),
                     false => Ok(Activations::F32(x)),
                 };
                 let mut out = out.reborrow().block(0..rows, live);
@@ -119,7 +166,11 @@ impl Projection {
                     }
                     epilogue = Epilogue::Add;
                 }
-                failure.note(activations.and_then(|x| kernels.linear(&member.weight, of_member, x, out, epilogue)));
+                let product = |x| kernels.linear(&member.weight, of_member, x, out.reborrow(), epilogue);
+                failure.note(activations.and_then(product));
+                if let Some(activation) = activation {
+                    (0..rows).for_each(|row| kernels.activate(activation, out.row_mut(row)));
+                }
             }
         });
         failure.into_result()

@@ -7,7 +7,7 @@ use regard_kernels::{Activation, RotaryOrder, RotaryScaling};
 use super::config::Config;
 use super::{Folder, safetensors};
 use crate::checkpoint::{Checkpoint, Stored};
-use crate::family::Family;
+use crate::family::{DECODERS, Family};
 use crate::{Error, Optional, Result};
 
 impl Checkpoint for Folder {
@@ -17,7 +17,7 @@ impl Checkpoint for Folder {
 
     fn family(&self) -> Result<&'static Family> {
         self.config.refuse_unknown()?;
-        Ok(self.family)
+        self.config.decoder(&DECODERS)
     }
 
     fn u32(&self, key: &str) -> Result<u32> {
@@ -46,7 +46,7 @@ impl Checkpoint for Folder {
     }
 
     fn activation(&self, family: &Family) -> Result<Activation> {
-        self.config.activation(family)
+        self.config.activation(family.activation)
     }
 
     fn biased(&self, family: &Family) -> Result<bool> {
@@ -75,7 +75,7 @@ impl Checkpoint for Folder {
 
     fn tensor(&self, name: &str) -> Result<Stored> {
         // A name that folders have nothing for is missing under its own.
-        let name = self.family.folder_name(name).unwrap_or_else(|| name.to_owned());
+        let name = self.family.and_then(|family| family.folder_name(name)).unwrap_or_else(|| name.to_owned());
         let Some(&place) = self.by_name.get(&name) else {
             return Err(Error::Missing { file: self.file.clone(), field: name });
         };
@@ -112,7 +112,7 @@ impl Checkpoint for Folder {
     }
 
     fn all(&self) -> Vec<&str> {
-        let tied = self.tied(self.family).unwrap_or(false);
+        let tied = self.family.is_some_and(|family| self.tied(family).unwrap_or(false));
         let weights = |name: &&str| {
             // What old versions saved beside the weights, and can be computed.
             let computed = name.ends_with("rotary_emb.inv_freq") || name.ends_with("position_ids");

@@ -6,7 +6,7 @@ use regard_kernels::{Activation, RotaryScaling};
 use serde_json::{Map, Value};
 
 use super::json;
-use crate::family::Family;
+use crate::family::{EncoderFamily, Family};
 use crate::{Error, Optional, Result};
 
 const NAME: &str = "config.json";
@@ -44,11 +44,20 @@ impl Config {
         }
     }
 
-    /// The entry of the table that the model belongs to.
-    pub(crate) fn family<'f>(&self, families: &'f [Family]) -> Result<&'f Family> {
+    /// The entry of the table that a decoder belongs to.
+    pub(crate) fn decoder<'f>(&self, families: &'f [Family]) -> Result<&'f Family> {
+        self.entry(families, |family| family.model_types)
+    }
+
+    /// The entry of the table that an encoder belongs to.
+    pub(crate) fn encoder<'f>(&self, families: &'f [EncoderFamily]) -> Result<&'f EncoderFamily> {
+        self.entry(families, |family| family.model_types)
+    }
+
+    fn entry<'f, F>(&self, families: &'f [F], types: impl Fn(&F) -> &'static [&'static str]) -> Result<&'f F> {
         let model_type = self.string("model_type")?;
-        families.iter().find(|family| family.model_types.contains(&model_type)).ok_or_else(|| {
-            let supported: Vec<_> = families.iter().flat_map(|family| family.model_types).copied().collect();
+        families.iter().find(|family| types(family).contains(&model_type)).ok_or_else(|| {
+            let supported: Vec<_> = families.iter().flat_map(&types).copied().collect();
             self.unsupported("model_type", format!("model type {model_type:?}"), &supported.join(", "))
         })
     }
@@ -64,7 +73,7 @@ impl Config {
         value.ok_or_else(|| Error::Missing { file: self.file.clone(), field: key.to_owned() })
     }
 
-    pub(super) fn string(&self, key: &str) -> Result<&str> {
+    pub(crate) fn string(&self, key: &str) -> Result<&str> {
         let value = self.value(key)?;
         value.as_str().ok_or_else(|| self.wrong_type(key, "a string", value))
     }
@@ -74,11 +83,11 @@ impl Config {
         value.as_bool().ok_or_else(|| self.wrong_type(key, "a truth value", value))
     }
 
-    pub(super) fn size(&self, key: &str) -> Result<u32> {
+    pub(crate) fn size(&self, key: &str) -> Result<u32> {
         self.size_in(key, self.value(key)?)
     }
 
-    pub(super) fn number(&self, key: &str) -> Result<f32> {
+    pub(crate) fn number(&self, key: &str) -> Result<f32> {
         self.number_in(key, self.value(key)?)
     }
 
@@ -91,11 +100,11 @@ impl Config {
         value.as_f64().map(|number| number as f32).ok_or_else(|| self.wrong_type(key, "a number", value))
     }
 
-    /// The activation of the feed-forward layers, the family's unless the file says.
-    pub(super) fn activation(&self, family: &Family) -> Result<Activation> {
+    /// The activation of the feed-forward layers, the usual one unless the file says.
+    pub(crate) fn activation(&self, usual: Activation) -> Result<Activation> {
         let key = if self.values.contains_key("hidden_activation") { "hidden_activation" } else { "hidden_act" };
         match self.string(key).optional()? {
-            None => Ok(family.activation),
+            None => Ok(usual),
             Some("silu" | "swish") => Ok(Activation::Silu),
             Some("gelu") => Ok(Activation::Gelu),
             Some("gelu_pytorch_tanh" | "gelu_new" | "gelu_fast") => Ok(Activation::GeluTanh),
@@ -282,11 +291,11 @@ impl Config {
         }
     }
 
-    pub(super) fn malformed(&self, key: &str, problem: String) -> Error {
+    pub(crate) fn malformed(&self, key: &str, problem: String) -> Error {
         Error::Malformed { file: self.file.clone(), field: key.to_owned(), problem }
     }
 
-    pub(super) fn unsupported(&self, key: &str, found: String, supported: &str) -> Error {
+    pub(crate) fn unsupported(&self, key: &str, found: String, supported: &str) -> Error {
         let (file, field, supported) = (self.file.clone(), key.to_owned(), supported.to_owned());
         Error::Unsupported { file, field, found, supported }
     }

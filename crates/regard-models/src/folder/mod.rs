@@ -30,7 +30,8 @@ pub struct Folder {
     /// What messages call it.
     file: String,
     config: Config,
-    family: &'static Family,
+    /// The decoders that the model is one of, if it is one.
+    family: Option<&'static Family>,
     shards: Vec<Shard>,
     tensors: Vec<Tensor>,
     /// Where a name stands among the tensors.
@@ -55,14 +56,19 @@ impl Folder {
     /// Opens a folder: reads its config.json and the headers of its weights.
     ///
     /// # Errors
-    /// A file is missing, cannot be read or breaks the rules of its format, or the family is unknown.
+    /// A file is missing, cannot be read or breaks the rules of its format.
     pub fn open(path: &Path) -> Result<Folder> {
         let file = path.display().to_string();
         let config = Config::read(path)?;
-        let family = config.family(&DECODERS)?;
+        let family = config.decoder(&DECODERS).ok();
         let (shards, tensors) = safetensors::open(path)?;
         let by_name = tensors.iter().enumerate().map(|(index, tensor)| (tensor.name.clone(), index)).collect();
         Ok(Folder { path: path.to_owned(), file, config, family, shards, tensors, by_name })
+    }
+
+    /// The settings of the model.
+    pub(crate) fn config(&self) -> &Config {
+        &self.config
     }
 
     /// Where it is.

@@ -1,0 +1,184 @@
+//! What an encoder is made of.
+
+use regard_kernels::Activation;
+use serde_json::Value;
+
+use crate::family::ENCODERS;
+use crate::{Error, Folder, Optional, Result};
+
+/// An encoder: embeddings, layers that norm what they give, and how a text becomes one vector.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EncoderDescription {
+    /// The family's name, as config.json has it.
+    pub architecture: String,
+    /// Tokens that have an embedding.
+    pub vocabulary: usize,
+    /// Numbers of a token between layers.
+    pub width: usize,
+    /// The most tokens of a text.
+    pub context: usize,
+    /// Layers.
+    pub layers: usize,
+    /// Heads of attention; they divide the width.
+    pub heads: usize,
+    /// Numbers between the two layers of a feed-forward.
+    pub hidden: usize,
+    /// What a feed-forward applies between the two.
+    pub activation: Activation,
+    /// What keeps the root of a LayerNorm from 0.
+    pub eps: f32,
+    /// The position that the first token has in the table of positions.
+    pub first_position: usize,
+    /// What is added to scores by distance, if anything is.
+    pub relative: Option<RelativeBias>,
+    /// How tokens become one vector.
+    pub pooling: Pooling,
+    /// Whether the vector is scaled to length 1.
+    pub normalized: bool,
+}
+
+/// A learned bias of the scores by the distance from query to key, in buckets that grow with it (Raffel et al., 2019,
+/// section 2.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RelativeBias {
+    /// Half of them for keys before the query.
+    pub buckets: usize,
+    /// From here on all distances share a bucket.
+    pub furthest: usize,
+}
+
+/// How the tokens of a text become one vector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pooling {
+    /// The mean of all.
+    Mean,
+    /// The first one.
+    Cls,
+    /// The last one.
+    LastToken,
+}
+
+/// No table of an encoder is larger: what sizes are multiplied from stays far from overflow.
+const MAX_SIZE: u32 = 1 << 24;
+
+impl EncoderDescription {
+    /// What a folder describes.
+    ///
+    /// # Errors
+    /// A setting is missing, unknown or makes no sense.
+    pub fn from_folder(folder: &Folder) -> Result<EncoderDescription> {
+        let config = folder.config();
+        let family = config.encoder(&ENCODERS)?;
+        let size = |key: &str| match config.size(key)? {
+            size @ 1..=MAX_SIZE => Ok(size as usize),
+            size => Err(config.malformed(key, format!("it is {size}, expected 1 to {MAX_SIZE}"))),
+        };
+        let (width, heads) = (size("hidden_size")?, size("num_attention_heads")?);
+        if width % heads != 0 {
+            let problem = format!("{heads} heads do not divide a width of {width}");
+            return Err(config.malformed("num_attention_heads", problem));
+        }
+        let eps = match config.number("layer_norm_eps")? {
+            eps if eps.is_finite() && eps > 0.0 => eps,
+            eps => return Err(config.malformed("layer_norm_eps", format!("it is {eps}, expected a positive number"))),
+        };
+        if let Some(kind) = config.string("position_embedding_type").optional()?
+            && kind != "absolute"
+        {
+            return Err(config.unsupported("position_embedding_type", format!("{kind:?}"), "absolute"));
+        }
+        let first_position = match family.positions_after_padding {
+            true => config.size("pad_token_id").optional()?.unwrap_or(1) as usize + 1,
+            false => 0,
+        };
+        let positions = size("max_position_embeddings")?;
+        if first_position >= positions {
+            let problem = format!("{positions} positions, of which the first {first_position} are no token's");
+            return Err(config.malformed("max_position_embeddings", problem));
+        }
+        let relative = match family.relative {
+            false => None,
+            true => {
+                const KEY: &str = "relative_attention_num_buckets";
+                let buckets = config.size(KEY).optional()?.unwrap_or(32) as usize;
+                if !buckets.is_multiple_of(4) || buckets == 0 || buckets > 4096 {
+                    return Err(config.malformed(KEY, format!("it is {buckets}, expected a multiple of 4 up to 4096")));
+                }
+                Some(RelativeBias { buckets, furthest: 128 })
+            }
+        };
+        let said = folder.json("sentence_bert_config.json")?.unwrap_or_default();
+        let limit = said["max_seq_length"].as_u64().map_or(usize::MAX, |limit| limit.max(1) as usize);
+        let (pooling, normalized) = pooling(folder)?;
+        Ok(EncoderDescription {
+            architecture: config.string("model_type")?.to_owned(),
+            vocabulary: size("vocab_size")?,
+            width,
+            context: limit.min(positions - first_position),
+            layers: size("num_hidden_layers")?,
+            heads,
+            hidden: size("intermediate_size")?,
+            activation: config.activation(Activation::Gelu)?,
+            eps,
+            first_position,
+            relative,
+            pooling,
+            normalized,
+        })
+    }
+}
+
+/// How sentence-transformers' modules make one vector of a text: the mean, where they say nothing.
+fn pooling(folder: &Folder) -> Result<(Pooling, bool)> {
+    const MODULES: &str = "modules.json";
+    let unsupported = |field: &str, found: String, supported: &str| Error::Unsupported {
+        file: folder.path().join(MODULES).display().to_string(),
+        field: field.to_owned(),
+        found,
+        supported: supported.to_owned(),
+    };
+    let (mut pooling, mut normalized) = (Pooling::Mean, false);
+    let modules = folder.json(MODULES)?.unwrap_or_default();
+    for module in modules.as_array().into_iter().flatten() {
+        let kind = module["type"].as_str().unwrap_or_default();
+        match kind.rsplit('.').next() {
+            Some("Transformer") => {}
+            Some("Normalize") => normalized = true,
+            Some("Pooling") => {
+                let path = module["path"].as_str().unwrap_or_default();
+                // A name and nothing else: no file outside the folder is opened.
+                if path.is_empty() || path.contains(['/', '\\']) || path.starts_with('.') {
+                    return Err(unsupported("path", format!("{path:?}"), "the name of a folder"));
+                }
+                let settings = folder.json(&format!("{path}/config.json"))?.unwrap_or_default();
+                pooling = pooling_of(&settings)
+                    .map_err(|found| unsupported(path, found, "mean, the first and the last token"))?;
+            }
+            _ => return Err(unsupported("type", format!("module {kind:?}"), "Transformer, Pooling, Normalize")),
+        }
+    }
+    Ok((pooling, normalized))
+}
+
+/// One flag for each way, or a name.
+fn pooling_of(settings: &Value) -> Result<Pooling, String> {
+    let named = |name: &str| match name {
+        "mean" | "mean_tokens" => Ok(Pooling::Mean),
+        "cls" | "cls_token" => Ok(Pooling::Cls),
+        "lasttoken" | "last_token" => Ok(Pooling::LastToken),
+        other => Err(format!("pooling {other:?}")),
+    };
+    if let Some(name) = settings["pooling_mode"].as_str() {
+        return named(name);
+    }
+    let flags = settings.as_object().into_iter().flatten();
+    let set: Vec<&str> = flags
+        .filter(|(_, value)| **value == Value::Bool(true))
+        .filter_map(|(key, _)| key.strip_prefix("pooling_mode_"))
+        .collect();
+    match set[..] {
+        [] => Ok(Pooling::Mean),
+        [name] => named(name),
+        _ => Err(format!("pooling by {}", set.join(" and "))),
+    }
+}

@@ -1,0 +1,120 @@
+//! The weights of an encoder.
+
+use regard_kernels::WeightFormat;
+
+use super::describe::{EncoderDescription, RelativeBias};
+use super::{Encoder, Layer, Norm, Precision};
+use crate::family::{ENCODERS, EncoderFamily};
+use crate::load::{Loader, Member};
+use crate::model::LoadOptions;
+use crate::tokenizer::Tokenizer;
+use crate::{Folder, Optional, Result};
+
+impl Encoder {
+    /// The same as [`Encoder::load`] from a folder that is open.
+    ///
+    /// # Errors
+    /// As [`Encoder::load`].
+    pub fn from_folder(folder: &Folder, precision: Precision, options: &LoadOptions) -> Result<Encoder> {
+        let (kernels, pool) = options.machine()?;
+        let description = EncoderDescription::from_folder(folder)?;
+        let tokenizer = Tokenizer::from_folder(folder)?;
+        let family = folder.config().encoder(&ENCODERS)?;
+        let &EncoderDescription { vocabulary, width, context, first_position, .. } = &description;
+
+        let mut loader = Loader::new(folder, &pool)?;
+        // Models with a head for a task keep the encoder under its name.
+        let prefix = match folder.tensors().any(|(name, ..)| name.starts_with(family.prefix)) {
+            true => family.prefix,
+            false => "",
+        };
+        let name = |tensor: &str| format!("{prefix}{tensor}");
+        let words = loader.projection(&[Member::new(name("embeddings.word_embeddings"), vocabulary)], width)?;
+        let table = description_positions(folder)?;
+        let all = loader.matrix(&name("embeddings.position_embeddings.weight"), table, width)?;
+        let mut positions = all[first_position * width..][..context * width].to_vec();
+        let types = folder.config().size("type_vocab_size").optional()?.unwrap_or(0) as usize;
+        if family.token_types && types > 0 {
+            // Of all texts the tokens are of the first kind.
+            let kinds = loader.matrix(&name("embeddings.token_type_embeddings.weight"), types, width)?;
+            for row in positions.chunks_exact_mut(width) {
+                row.iter_mut().zip(&kinds[..width]).for_each(|(x, more)| *x += more);
+            }
+        }
+        let norm = read_norm(&mut loader, &name("embeddings.LayerNorm"), width)?;
+        // Rounded once, here.
+        loader.format = match precision {
+            Precision::Bf16 => Some(WeightFormat::Bf16),
+            Precision::F32 => None,
+        };
+        let layers = (0..description.layers)
+            .map(|index| layer(&mut loader, family, &name(&format!("encoder.layer.{index}")), &description))
+            .collect::<Result<Vec<_>>>()?;
+        let relative = match description.relative {
+            None => Vec::new(),
+            Some(relative) => {
+                let tensor = name("encoder.relative_attention_bias.weight");
+                let table = loader.matrix(&tensor, relative.buckets, description.heads)?;
+                by_distance(relative, &table, description.heads, context)
+            }
+        };
+        let of_encoder = [name("encoder."), name("embeddings.")];
+        loader.check_all_placed(&description.architecture, |tensor| {
+            of_encoder.iter().any(|prefix| tensor.starts_with(prefix))
+        })?;
+        Ok(Encoder { description, tokenizer, kernels, pool, precision, words, positions, norm, layers, relative })
+    }
+}
+
+/// Rows of the table of positions.
+fn description_positions(folder: &Folder) -> Result<usize> {
+    Ok(folder.config().size("max_position_embeddings")? as usize)
+}
+
+fn read_norm(loader: &mut Loader<'_, Folder>, name: &str, width: usize) -> Result<Norm> {
+    let weight = loader.norm(&format!("{name}.weight"), width)?;
+    Ok(Norm { weight, bias: loader.vector(&format!("{name}.bias"), width)? })
+}
+
+fn layer(
+    loader: &mut Loader<'_, Folder>,
+    family: &EncoderFamily,
+    layer: &str,
+    description: &EncoderDescription,
+) -> Result<Layer> {
+    let &EncoderDescription { width, hidden, .. } = description;
+    let member = |name: &str, outputs| Member::new(format!("{layer}.{name}"), outputs).biased(true);
+    let [query, key, value] = family.qkv;
+    Ok(Layer {
+        qkv: loader.projection(&[query, key, value].map(|name| member(name, width)), width)?,
+        out: loader.projection(&[member(family.out, width)], width)?,
+        mixer_norm: read_norm(loader, &format!("{layer}.{}", family.mixer_norm), width)?,
+        up: loader.projection(&[member("intermediate.dense", hidden)], width)?,
+        down: loader.projection(&[member("output.dense", width)], hidden)?,
+        norm: read_norm(loader, &format!("{layer}.output.LayerNorm"), width)?,
+    })
+}
+
+/// `[heads][2·context − 1]`, from `table [buckets][heads]`: the biases of keys `context − 1` ahead of their query to as many
+/// behind.
+fn by_distance(relative: RelativeBias, table: &[f32], heads: usize, context: usize) -> Vec<f32> {
+    let behind = 1 - context as i64..context as i64;
+    let bucket = |behind| relative.bucket(behind);
+    (0..heads).flat_map(|head| behind.clone().map(move |behind| table[bucket(behind) * heads + head])).collect()
+}
+
+impl RelativeBias {
+    /// The bucket of a key that stands so far behind its query: those before it and those after it have half of them each, of
+    /// which the first half are one distance each, and the others grow with its logarithm.
+    pub(super) fn bucket(self, behind: i64) -> usize {
+        let half = self.buckets / 2;
+        let side = if behind < 0 { half } else { 0 };
+        let (distance, exact) = (behind.unsigned_abs() as usize, half / 2);
+        if distance < exact {
+            return side + distance;
+        }
+        // In single precision, as the models' own code has it: the edges of buckets depend on it.
+        let far = (distance as f32 / exact as f32).ln() / (self.furthest as f64 / exact as f64).ln() as f32;
+        side + (exact + (far * (half - exact) as f32) as usize).min(half - 1)
+    }
+}

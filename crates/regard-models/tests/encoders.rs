@@ -1,0 +1,106 @@
+//! Encoders of every family with random weights against PyTorch: `tests/peers/random_encoders.py` made them.
+
+mod support;
+
+use std::fs;
+
+use proptest::prelude::*;
+use regard_models::{Encoder, LoadOptions, Precision};
+use regard_simd::Isa;
+use support::fixture;
+
+const FOLDERS: [&str; 4] = ["bert", "roberta", "mpnet", "last"];
+
+fn load(name: &str, precision: Precision, isa: Isa, threads: usize) -> Encoder {
+    let options = LoadOptions { threads: Some(threads), isa: Some(isa) };
+    Encoder::load(&fixture("encoders").join(name), precision, &options).expect("the folder is sound")
+}
+
+fn texts(name: &str) -> Vec<String> {
+    serde_json::from_slice(&fs::read(fixture("encoders").join(name).join("texts.json")).unwrap()).unwrap()
+}
+
+fn vectors(name: &str, width: usize) -> Vec<Vec<f32>> {
+    let bytes = fs::read(fixture("encoders").join(name).join("vectors.bin")).unwrap();
+    let numbers: Vec<f32> = bytes.as_chunks().0.iter().map(|&number| f32::from_le_bytes(number)).collect();
+    numbers.chunks_exact(width).map(<[f32]>::to_vec).collect()
+}
+
+/// max |a − b| / max |b|.
+fn distance(a: &[f32], b: &[f32]) -> f32 {
+    let largest = b.iter().fold(0.0f32, |most, x| most.max(x.abs()));
+    assert_eq!(a.len(), b.len());
+    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0f32, |most, x| if x.is_nan() { x } else { most.max(x) })
+        / largest
+}
+
+fn cosine(a: &[f32], b: &[f32]) -> f64 {
+    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
+}
+
+#[test]
+fn every_family_gives_pytorch_s_vectors() {
+    for name in FOLDERS {
+        let texts = texts(name);
+        for isa in Isa::available() {
+            let encoder = load(name, Precision::F32, isa, 2);
+            let expected = vectors(name, encoder.description().width);
+            let ours = encoder.encode(&texts).expect("texts have vectors");
+            assert_eq!(ours.len(), expected.len());
+            for (i, (ours, expected)) in ours.iter().zip(&expected).enumerate() {
+                let distance = distance(ours, expected);
+                assert!(distance <= 2e-5, "{name} on {isa}, text {i}: {distance:.1e}");
+            }
+            // The comparison can fail: another text is far away.
+            assert!(distance(&ours[5], &expected[6]) > 0.05);
+        }
+    }
+}
+
+#[test]
+fn rounded_vectors_point_the_same_way() {
+    for name in FOLDERS {
+        let texts = texts(name);
+        for isa in Isa::available() {
+            let encoder = load(name, Precision::Bf16, isa, 2);
+            let expected = vectors(name, encoder.description().width);
+            for (i, (ours, expected)) in encoder.encode(&texts).unwrap().iter().zip(&expected).enumerate() {
+                let cosine = cosine(ours, expected);
+                assert!(cosine > 0.9995, "{name} on {isa}, text {i}: {cosine}");
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(20) })]
+
+    /// A text's vector is its own, to the bit, whatever other texts are encoded with it, in any order and by any threads.
+    #[test]
+    fn company_changes_no_bit(
+        name in prop::sample::select(FOLDERS.to_vec()),
+        chosen in prop::collection::vec(0..17_usize, 0..40),
+        threads in 1..4_usize,
+    ) {
+        let all = texts(name);
+        let encoder = load(name, Precision::Bf16, Isa::best(), threads);
+        let alone: Vec<Vec<f32>> = all.iter().map(|text| encoder.encode(&[text]).unwrap().remove(0)).collect();
+        let texts: Vec<&String> = chosen.iter().map(|&index| &all[index]).collect();
+        let together = encoder.encode(&texts).unwrap();
+        for (&index, vector) in chosen.iter().zip(&together) {
+            prop_assert_eq!(vector, &alone[index]);
+        }
+    }
+}
+
+#[test]
+fn progress_is_told() {
+    let encoder = load("bert", Precision::F32, Isa::best(), 1);
+    // Each of 64 tokens: 32 of them make a batch.
+    let texts = vec!["the ".repeat(70); 70];
+    let mut told = Vec::new();
+    encoder.encode_with(&texts, &mut |done| told.push(done)).unwrap();
+    assert_eq!(told, [32, 64, 70]);
+    assert!(encoder.encode(&[""; 0]).unwrap().is_empty());
+}
