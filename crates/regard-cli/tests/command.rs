@@ -390,7 +390,7 @@ fn pull_reads_a_file_and_says_what_it_is() {
     let sum = String::from_utf8(sum.stdout).unwrap();
     assert!(ran.stderr.contains(&sum[..64]) && ran.stderr.contains("llama"), "{ran:?}");
     assert_refused(&pull("absent"), 1, &["absent", "SmolLM2-135M-Instruct"]);
-    assert_refused(&pull(&place.folder.path().display().to_string()), 1, &["cannot read"]);
+    assert_refused(&pull(&place.folder.path().display().to_string()), 1, &["config.json: missing"]);
     fs::write(place.path("text"), "no model").unwrap();
     assert_refused(&pull(&place.path("text").display().to_string()), 1, &["text"]);
 }
@@ -431,4 +431,87 @@ fn info_tells_what_the_header_says() {
     let ran = info(&[]);
     assert!(ran.code == 0 && ran.stdout.contains("no: ") && ran.stdout.contains("mamba"), "{ran:?}");
     assert_refused(&place.run(&["generate", "x"]), 1, &["mamba", "llama", "general.architecture"]);
+}
+
+/// A small encoder with random weights, which the tests of models hold against PyTorch.
+fn encoder() -> PathBuf {
+    [env!("CARGO_MANIFEST_DIR"), "../regard-models/tests/data/encoders/mpnet"].iter().collect()
+}
+
+#[test]
+fn embed_writes_a_vector_for_each_line() {
+    let place = Place::new();
+    let embed = |more: &[&str], input: &str| {
+        run(regard(place.folder.path()).arg("embed").arg("--model").arg(encoder()).args(more), input)
+    };
+    let ran = embed(&["--dtype", "f32"], "the whale\n\nthe sea\n");
+    assert_eq!(0, ran.code, "{ran:?}");
+    let lines: Vec<Value> = ran.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(["the whale", "", "the sea"], [0, 1, 2].map(|i: usize| lines[i]["text"].as_str().unwrap()));
+    let vector =
+        |line: &Value| line["embedding"].as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect::<Vec<_>>();
+    assert!(lines.iter().all(|line| vector(line).len() == 48));
+    let length = vector(&lines[0]).iter().map(|x| x * x).sum::<f64>();
+    assert!((length - 1.0).abs() < 1e-5, "{length}");
+    assert_ne!(vector(&lines[0]), vector(&lines[2]));
+
+    // The same numbers as an array, from files one after the other.
+    let (first, second, array) = (place.path("first"), place.path("second"), place.path("vectors.npy"));
+    fs::write(&first, "the whale\n\n").unwrap();
+    fs::write(&second, "the sea").unwrap();
+    let paths = [&first, &second, &array].map(|path| path.display().to_string());
+    let ran = embed(&["--dtype", "f32", &paths[0], &paths[1], "--output", &paths[2]], "");
+    assert_eq!((0, ""), (ran.code, ran.stdout.as_str()), "{ran:?}");
+    let bytes = fs::read(&array).unwrap();
+    let data = &bytes[bytes.len() - 3 * 48 * 4..];
+    let numbers: Vec<f64> = data.as_chunks().0.iter().map(|&x| f64::from(f32::from_le_bytes(x))).collect();
+    assert!(String::from_utf8_lossy(&bytes).contains("'<f4', 'fortran_order': False, 'shape': (3, 48)"));
+    let all: Vec<f64> = lines.iter().flat_map(vector).collect();
+    assert!(numbers.iter().zip(&all).all(|(a, b)| (a - b).abs() < 1e-6));
+
+    assert_eq!("", embed(&[], "").stdout);
+    assert_refused(&embed(&["absent.txt"], ""), 1, &["absent.txt"]);
+    let wrong = run(regard(place.folder.path()).arg("embed").arg("--model").arg(&place.model), "x");
+    assert_refused(&wrong, 1, &["a folder with config.json"]);
+}
+
+#[test]
+fn search_finds_the_line_itself_first() {
+    let place = Place::new();
+    let corpus = place.path("corpus");
+    fs::write(&corpus, "the old man and the sea\n\na white whale\nlong boat in the deep sea\n").unwrap();
+    let search = |more: &[&str]| {
+        let mut command = regard(place.folder.path());
+        run(command.arg("search").arg(&corpus).args(more).arg("--model").arg(encoder()), "")
+    };
+    let ran = search(&["a white whale", "--json"]);
+    assert_eq!(0, ran.code, "{ran:?}");
+    let found: Vec<Value> = ran.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(3, found.len());
+    assert_eq!((Some(3), Some("a white whale")), (found[0]["line"].as_u64(), found[0]["text"].as_str()));
+    let scores: Vec<f64> = found.iter().map(|line| line["score"].as_f64().unwrap()).collect();
+    assert!((scores[0] - 1.0).abs() < 1e-5 && scores[0] > scores[1] && scores[1] >= scores[2], "{scores:?}");
+    assert_eq!("1.000  3: a white whale\n", search(&["a white whale", "--top", "1"]).stdout);
+    assert_refused(&search(&["x", "--top", "0"]), 2, &["--top"]);
+}
+
+#[test]
+fn info_tells_what_a_folder_says() {
+    let place = Place::new();
+    let data: PathBuf = [env!("CARGO_MANIFEST_DIR"), "../regard-models/tests/data"].iter().collect();
+    let info =
+        |folder: &str| json(&run(regard(place.folder.path()).arg("info").arg(data.join(folder)).arg("--json"), ""));
+    let facts = info("folders/gemma3");
+    assert_eq!(
+        ("gemma3", 3, 264),
+        (
+            facts["architecture"].as_str().unwrap(),
+            facts["layers"].as_u64().unwrap() as i32,
+            facts["vocabulary"].as_u64().unwrap()
+        )
+    );
+    // Two heads of 16 numbers, keys and values, in three layers.
+    assert_eq!(512 * 3 * 2 * 2 * 16 * 4, facts["cache"]["bytes_f32"].as_u64().unwrap());
+    let facts = info("encoders/mpnet");
+    assert_eq!(("mpnet", Value::Null), (facts["architecture"].as_str().unwrap(), facts["cache"].clone()));
 }

@@ -7,7 +7,7 @@ use std::fs;
 use proptest::prelude::*;
 use regard_models::{Encoder, LoadOptions, Precision};
 use regard_simd::Isa;
-use support::fixture;
+use support::{fetched, fixture};
 
 const FOLDERS: [&str; 4] = ["bert", "roberta", "mpnet", "last"];
 
@@ -103,4 +103,26 @@ fn progress_is_told() {
     encoder.encode_with(&texts, &mut |done| told.push(done)).unwrap();
     assert_eq!(told, [32, 64, 70]);
     assert!(encoder.encode(&[""; 0]).unwrap().is_empty());
+}
+
+/// A thousand lines of a real book, every tenth of them with the twenty after it, against sentence-transformers:
+/// `tests/peers/minilm.py`.
+#[test]
+fn real_sentences_have_sentence_transformers_vectors() {
+    let (Some(model), Some(book)) = (fetched("all-MiniLM-L6-v2"), fetched("moby-dick.txt")) else { return };
+    let book = fs::read_to_string(book).unwrap();
+    let lines: Vec<&str> = book.lines().map(str::trim).filter(|line| line.chars().count() >= 40).collect();
+    let text = |i: usize| if i.is_multiple_of(10) { lines[i..i + 21].join(" ") } else { lines[i].to_owned() };
+    let texts: Vec<String> = (0..1000).map(text).collect();
+    let bytes = fs::read(fixture("minilm.bin")).unwrap();
+    let numbers: Vec<f32> = bytes.as_chunks().0.iter().map(|&x| half::f16::from_le_bytes(x).to_f32()).collect();
+    for (precision, least) in [(Precision::F32, 0.99999), (Precision::Bf16, 0.9995)] {
+        let encoder = Encoder::load(&model, precision, &LoadOptions::default()).unwrap();
+        assert_eq!((encoder.description().context, encoder.description().width), (256, 384));
+        let ours = encoder.encode(&texts).unwrap();
+        for (i, (ours, expected)) in ours.iter().zip(numbers.chunks_exact(384)).enumerate() {
+            let cosine = cosine(ours, expected);
+            assert!(cosine >= least, "{precision:?}, text {i}: {cosine}");
+        }
+    }
 }

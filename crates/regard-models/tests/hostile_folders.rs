@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use proptest::prelude::*;
-use regard_models::{CacheDtype, Folder, LoadOptions, Model};
+use regard_models::{CacheDtype, Encoder, Folder, LoadOptions, Model, Precision};
 use serde_json::{Value, json};
 use support::fixture;
 use tempfile::TempDir;
@@ -16,10 +16,20 @@ struct Copy(TempDir);
 
 impl Copy {
     fn of(name: &str) -> Copy {
+        Copy::from(&fixture("folders").join(name))
+    }
+
+    fn from(folder: &Path) -> Copy {
         let copy = tempfile::tempdir().unwrap();
-        for entry in fs::read_dir(fixture("folders").join(name)).unwrap() {
+        for entry in fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
-            fs::copy(&path, copy.path().join(path.file_name().unwrap())).unwrap();
+            let to = copy.path().join(path.file_name().unwrap());
+            if path.is_dir() {
+                fs::create_dir(&to).unwrap();
+                fs::copy(path.join("config.json"), to.join("config.json")).unwrap();
+            } else {
+                fs::copy(&path, to).unwrap();
+            }
         }
         Copy(copy)
     }
@@ -61,9 +71,20 @@ impl Copy {
         Model::load(self.path(), &options).map_err(|error| error.to_string())
     }
 
-    /// Loading fails, and the message, without the folder's own path, ends so.
+    /// Loading fails, and the message, without the folder's own path, is this.
     fn refused(&self, message: &str) {
-        let error = self.load().err().unwrap_or_else(|| panic!("loaded, expected {message:?}"));
+        self.says(self.load().err(), message);
+    }
+
+    /// The same of an encoder.
+    fn is_no_encoder(&self, message: &str) {
+        let options = LoadOptions { threads: Some(1), isa: None };
+        let error = Encoder::load(self.path(), Precision::F32, &options).err();
+        self.says(error.map(|error| error.to_string()), message);
+    }
+
+    fn says(&self, error: Option<String>, message: &str) {
+        let error = error.unwrap_or_else(|| panic!("loaded, expected {message:?}"));
         let error = error
             .replace(&format!("{}/", self.path().display()), "")
             .replace(&self.path().display().to_string(), "FOLDER");
@@ -209,6 +230,48 @@ fn tokenisers_that_are_none() {
     }
     let error = Copy::of("llama").write("chat_template.jinja", "{% if %}").load().err().unwrap();
     assert!(error.contains("chat_template.jinja, line 1: "), "{error}");
+}
+
+#[test]
+fn encoders_that_make_no_sense() {
+    let copy = |name: &str| Copy::from(&fixture("encoders").join(name));
+    let set = |key: &str, value: Value| copy("bert").set(key, value);
+    Copy::of("llama").is_no_encoder(
+        "config.json: model_type: model type \"llama\" is not supported (supported: bert, roberta, xlm-roberta, camembert, mpnet)",
+    );
+    set("num_attention_heads", json!(5))
+        .is_no_encoder("config.json: num_attention_heads: 5 heads do not divide a width of 48");
+    set("layer_norm_eps", json!(0)).is_no_encoder("config.json: layer_norm_eps: it is 0, expected a positive number");
+    set("position_embedding_type", json!("relative_key"))
+        .is_no_encoder("config.json: position_embedding_type: \"relative_key\" is not supported (supported: absolute)");
+    set("max_position_embeddings", json!(99))
+        .is_no_encoder("FOLDER: embeddings.position_embeddings.weight: it has shape [66, 48], expected [99, 48]");
+    copy("roberta")
+        .set("max_position_embeddings", json!(2))
+        .is_no_encoder("config.json: max_position_embeddings: 2 positions, of which the first 2 are no token's");
+    set("num_hidden_layers", json!(3)).is_no_encoder("FOLDER: encoder.layer.2.attention.self.query.weight: missing");
+    set("num_hidden_layers", json!(1)).is_no_encoder(
+        "FOLDER: encoder.layer.1.attention.output.LayerNorm.bias: this tensor is not supported (supported: the weights of plain bert blocks, without experts)",
+    );
+    let modules =
+        |kind: &str, path: &str| copy("bert").write("modules.json", json!([{"type": kind, "path": path}]).to_string());
+    modules("sentence_transformers.models.Dense", "2_Dense").is_no_encoder(
+        "modules.json: type: module \"sentence_transformers.models.Dense\" is not supported (supported: Transformer, Pooling, Normalize)",
+    );
+    modules("sentence_transformers.models.Pooling", "../x")
+        .is_no_encoder("modules.json: path: \"../x\" is not supported (supported: the name of a folder)");
+    copy("bert").write("1_Pooling/config.json", json!({"pooling_mode_max_tokens": true}).to_string()).is_no_encoder(
+        "modules.json: 1_Pooling: pooling \"max_tokens\" is not supported (supported: mean, the first and the last token)",
+    );
+    copy("bert").without("tokenizer.json").is_no_encoder("FOLDER: tokenizer.json: missing");
+    let file = fixture("encoders").join("bert/config.json");
+    let error = Encoder::load(&file, Precision::F32, &LoadOptions::default()).err().unwrap().to_string();
+    assert!(
+        error.ends_with(
+            "path: a file is not supported (supported: a folder with config.json, model.safetensors and tokenizer.json)"
+        ),
+        "{error}"
+    );
 }
 
 proptest! {

@@ -4,7 +4,7 @@ use std::env;
 use std::path::{Path, PathBuf};
 
 use crate::error::Error;
-use crate::pull::catalogue::Entry;
+use crate::pull::catalogue::{Entry, Named};
 
 /// The cache folder: whole files under their own names, and beside them what is on its way.
 #[derive(Clone, Debug)]
@@ -44,6 +44,17 @@ impl Cache {
     /// Where the whole file of `entry` belongs.
     pub(crate) fn path(&self, entry: &Entry) -> PathBuf {
         self.folder.join(entry.file)
+    }
+
+    /// Where a model is, once it is here: its file, or its folder.
+    pub(crate) fn model(&self, model: &Named) -> PathBuf {
+        self.folder.join(model.folder.unwrap_or(model.files[0].file))
+    }
+
+    /// Where a model is, if all its files are here.
+    pub(crate) fn find_model(&self, model: &Named) -> Option<PathBuf> {
+        let whole = model.files.iter().all(|entry| self.find(entry).is_some());
+        whole.then(|| self.model(model))
     }
 
     /// The whole file of `entry`, if it is here.

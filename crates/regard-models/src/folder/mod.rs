@@ -59,6 +59,11 @@ impl Folder {
     /// A file is missing, cannot be read or breaks the rules of its format.
     pub fn open(path: &Path) -> Result<Folder> {
         let file = path.display().to_string();
+        if path.is_file() {
+            let (field, found) = ("path".to_owned(), "a file".to_owned());
+            let supported = "a folder with config.json, model.safetensors and tokenizer.json".to_owned();
+            return Err(Error::Unsupported { file, field, found, supported });
+        }
         let config = Config::read(path)?;
         let family = config.decoder(&DECODERS).ok();
         let (shards, tensors) = safetensors::open(path)?;

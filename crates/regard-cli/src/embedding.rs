@@ -1,0 +1,57 @@
+//! What the commands that embed texts share: the model, and the vectors of many lines.
+
+use std::num::NonZeroUsize;
+
+use regard_models::{Encoder, LoadOptions, Precision};
+
+use crate::error::Error;
+use crate::{progress, pull};
+
+/// Which model, in what precision, and on how many threads.
+#[derive(Debug, clap::Args)]
+pub(crate) struct EncoderOptions {
+    /// Path of a folder that sentence-transformers or transformers saved, or the name of a model (see `regard pull --list`)
+    /// [default: all-MiniLM-L6-v2]
+    #[arg(short, long, value_name = "PATH|NAME")]
+    model: Option<String>,
+    /// What products are computed in: bf16 is faster where the CPU has instructions for it, and its vectors have a cosine of
+    /// more than 0.9995 with those in f32
+    #[arg(long, value_name = "DTYPE", value_enum, default_value_t = Dtype::Bf16)]
+    dtype: Dtype,
+    /// Threads to compute with [default: $REGARD_THREADS, else every physical core]
+    #[arg(short, long, value_name = "N")]
+    threads: Option<NonZeroUsize>,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Dtype {
+    F32,
+    Bf16,
+}
+
+impl EncoderOptions {
+    /// Loads the model, which is fetched first if it is a named one that is not here.
+    pub(crate) fn load(&self) -> Result<Encoder, Error> {
+        let path = pull::resolve(self.model.as_deref().unwrap_or(pull::EMBEDDER))?;
+        let bar = progress::spinner(format!("loading {}", path.display()));
+        let precision = match self.dtype {
+            Dtype::F32 => Precision::F32,
+            Dtype::Bf16 => Precision::Bf16,
+        };
+        let options = LoadOptions { threads: self.threads.map(NonZeroUsize::get), ..LoadOptions::default() };
+        let encoder = Encoder::load(&path, precision, &options)?;
+        bar.finish_and_clear();
+        Ok(encoder)
+    }
+}
+
+/// The vectors of some lines, with a bar.
+///
+/// # Errors
+/// A line cannot be embedded.
+pub(crate) fn encode(encoder: &Encoder, lines: &[impl AsRef<str>], what: &str) -> Result<Vec<Vec<f32>>, Error> {
+    let bar = progress::steps(lines.len() as u64, what);
+    let vectors = encoder.encode_with(lines, &mut |done| bar.set_position(done as u64))?;
+    bar.finish_and_clear();
+    Ok(vectors)
+}
