@@ -125,12 +125,13 @@ fn paired(bytes: &[u8]) -> [u32; GROUPS] {
 /// The fifth bits of 32 inputs, input `i` in bit `i`, each as the bit above a nibble.
 fn fifth(bits: u32) -> [u32; GROUPS] {
     // The product puts bit `i` of four to bit `8i`, and others to places that are masked away.
-    std::array::from_fn(|g| ((bits >> (4 * g) & 0xF) * 0x0020_4081 & 0x0101_0101) << 4)
+    std::array::from_fn(|g| (((bits >> (4 * g) & 0xF) * 0x0020_4081) & 0x0101_0101) << 4)
 }
 
 /// `N` bits from bit `bit` on of 32 bytes, one of each input, as the bits above a nibble.
 fn plane<const N: u32>(bytes: &[u8], bit: usize) -> [u32; GROUPS] {
-    std::array::from_fn(|g| (word(bytes, g) >> bit & ((1 << N) - 1) * 0x0101_0101) << 4)
+    let mask = ((1 << N) - 1) * 0x0101_0101;
+    std::array::from_fn(|g| (word(bytes, g) >> bit & mask) << 4)
 }
 
 /// The nibbles `high` (0 or 1) of 32 bytes, one of each input.
