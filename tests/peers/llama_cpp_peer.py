@@ -1,6 +1,8 @@
 """llama.cpp as a reference: token ids, and the logits of chosen positions."""
 import ctypes
+import pathlib
 
+import gguf
 import llama_cpp as L
 import numpy as np
 
@@ -10,6 +12,22 @@ CACHES = {"f32": 0, "f16": 1}  # ggml's numbers of the two types
 _quiet = L.llama_log_callback(lambda level, text, data: None)
 L.llama_log_set(_quiet, ctypes.c_void_p(0))
 L.llama_backend_init()
+
+
+def quantize(rows, kind):
+    """Rows of f32 as the bytes of their storage type: by the `gguf` package, or where it only reads the type, by ggml."""
+    try:
+        return gguf.quantize(rows, kind)
+    except NotImplementedError:
+        folder = pathlib.Path(L.__file__).parent / "lib"
+        ggml = ctypes.CDLL(str(folder / "libggml-base.so")).ggml_quantize_chunk
+        ggml.restype = ctypes.c_size_t
+        ggml.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, *[ctypes.c_int64] * 3, ctypes.c_void_p]
+        per, size = gguf.GGML_QUANT_SIZES[kind]
+        count, length = rows.shape
+        data = np.empty((count, length // per * size), np.uint8)
+        assert ggml(int(kind), rows.ctypes.data, data.ctypes.data, 0, count, length, None) == data.nbytes
+        return data
 
 
 class Llama:

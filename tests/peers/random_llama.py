@@ -3,7 +3,7 @@
     python random_llama.py [--out FOLDER] [--only NAME ...]
 
 For each model below it writes NAME.gguf, NAME.json and NAME.bin. The weights are drawn, rounded to the file's type,
-written with the `gguf` package, and loaded into `transformers` exactly as the file holds them, so the logits are
+written with the `gguf` package (types named K are rounded by llama.cpp), and loaded into `transformers` exactly as the file holds them, so the logits are
 those of the file. (In `transformers` the norms and the angles of the rotation stay in f32; all else is f64.)
 llama.cpp then reads the same file: that proves the file's conventions, and its distance from the reference is
 recorded as what a good implementation's rounding costs.
@@ -26,7 +26,7 @@ from gguf import LlamaFileType as FileType
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import llama_gguf
-from llama_cpp_peer import Llama
+from llama_cpp_peer import Llama, quantize
 
 LENGTHS = {1: [0], 7: [6], 64: [63], 300: [63, 64, 255, 256, 299]}
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
@@ -75,6 +75,27 @@ MODELS = {
     "llama-random-q4_1": dict(
         type=Type.Q4_1, embedding=Type.Q8_0, file=FileType.MOSTLY_Q4_1, tied=True, vocab=288, hidden=96, inner=160,
         layers=2, heads=3, kv=1, head=32, theta=100000.0, eps=1e-5,
+    ),
+    "llama-random-q5_0": dict(
+        type=Type.Q5_0, file=FileType.MOSTLY_Q5_0, tied=True, vocab=264, hidden=96, inner=64, layers=2, heads=6, kv=2,
+        head=16, theta=100000.0, eps=1e-5,
+    ),
+    "llama-random-q5_1": dict(
+        type=Type.Q5_1, file=FileType.MOSTLY_Q5_1, tied=False, vocab=264, hidden=64, inner=96, layers=2, heads=4, kv=2,
+        head=16, theta=100000.0, eps=1e-5,
+    ),
+    # As files of mixed types are: tied, with an embedding in Q6_K. Rows of one block and of two.
+    "llama-random-q4_k": dict(
+        type=Type.Q4_K, embedding=Type.Q6_K, file=FileType.MOSTLY_Q4_K_M, tied=True, vocab=288, hidden=256, inner=512,
+        layers=1, heads=4, kv=1, head=64, theta=100000.0, eps=1e-5,
+    ),
+    "llama-random-q5_k": dict(
+        type=Type.Q5_K, file=FileType.MOSTLY_Q5_K_S, tied=True, vocab=264, hidden=256, inner=256, layers=1, heads=8,
+        kv=2, head=32, theta=100000.0, eps=1e-5,
+    ),
+    "llama-random-q6_k": dict(
+        type=Type.Q6_K, file=FileType.MOSTLY_Q6_K, tied=True, vocab=264, hidden=256, inner=256, layers=1, heads=4, kv=1,
+        head=64, theta=100000.0, eps=1e-5,
     ),
 }
 
@@ -170,7 +191,7 @@ def write(path, model, spec):
             kind = Type.F32 if rows.ndim == 1 else spec["type"]
             if "embed_tokens" in name:
                 kind = spec.get("embedding", kind)
-            data = gguf.quantize(np.ascontiguousarray(rows), kind)
+            data = quantize(np.ascontiguousarray(rows), kind)
             raw_shape = None if kind in (Type.F32, Type.F16) else data.shape
             w.add_tensor(llama_gguf.tensor_name(name, layers), data, raw_shape=raw_shape, raw_dtype=kind)
             held = gguf.dequantize(data, kind).reshape(rows.shape)

@@ -45,8 +45,15 @@ TENSORS = {
     "q8": (Q.Q8_0, [3, 64]),
     "q4": (Q.Q4_0, [2, 96]),
     "q4m": (Q.Q4_1, [5, 32]),
-    "unreadable": (Q.Q4_K, [1, 256]),
+    "q5": (Q.Q5_0, [2, 64]),
+    "q5m": (Q.Q5_1, [3, 32]),
+    "q4k": (Q.Q4_K, [2, 256]),
+    "q5k": (Q.Q5_K, [1, 512]),
+    "q6k": (Q.Q6_K, [2, 256]),
+    "unreadable": (Q.Q2_K, [1, 256]),
 }
+# Where the upper bytes of a block's halves are.
+HALVES = {Q.Q4_1: (1, 3), Q.Q5_1: (1, 3), Q.Q4_K: (1, 3), Q.Q5_K: (1, 3), Q.Q6_K: (209,)}
 
 
 def blocks(rng, kind, count):
@@ -56,7 +63,7 @@ def blocks(rng, kind, count):
     if kind in (Q.F32, Q.BF16, Q.F16):
         data[:, -1] &= 0xBF  # clears the top bit of the exponent: finite, and no larger than 2
     else:
-        for at in (1, 3) if kind == Q.Q4_1 else (1,):
+        for at in HALVES.get(kind, (1,)):
             data[:, at] &= 0xBF
     return data
 
@@ -87,7 +94,7 @@ if __name__ == "__main__":
     tensors = {}
     for t in reader.tensors:
         entry = {"type": t.tensor_type.name, "dims": t.shape.tolist(), "offset": int(t.data_offset), "bytes": int(t.n_bytes)}
-        if t.tensor_type != Q.Q4_K:
+        if t.name != "unreadable":
             numbers = gguf.dequantize(t.data, t.tensor_type).astype(np.float32, copy=False)
             entry["bits"] = numbers.reshape(-1).view(np.uint32).tolist()
         tensors[t.name] = entry

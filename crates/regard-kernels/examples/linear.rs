@@ -41,6 +41,9 @@ fn main() -> Outcome<()> {
             continue;
         }
         for (inputs, outputs) in SHAPES {
+            if !inputs.is_multiple_of(format.block_inputs()) {
+                continue;
+            }
             let case = Case::new(bench.kernels, format, inputs, outputs)?;
             for kind in [ActivationKind::F32, ActivationKind::Bf16, ActivationKind::Quantized] {
                 if kind == ActivationKind::Quantized && !format.is_quantized() {
@@ -126,15 +129,20 @@ impl Case {
 fn random_block(format: WeightFormat, random: &mut ChaCha8Rng) -> Vec<u8> {
     let number: f32 = random.random_range(-1.0..1.0);
     let half = |x: f32| half::f16::from_f32(x).to_le_bytes();
-    let mut codes = [0; 32];
+    let mut codes = [0; 208];
     random.fill_bytes(&mut codes);
     match format {
         WeightFormat::F32 => number.to_le_bytes().to_vec(),
         WeightFormat::F16 => half(number).to_vec(),
         WeightFormat::Bf16 => half::bf16::from_f32(number).to_le_bytes().to_vec(),
-        WeightFormat::Q8_0 => [&half(number / 128.0)[..], &codes].concat(),
+        WeightFormat::Q8_0 => [&half(number / 128.0)[..], &codes[..32]].concat(),
         WeightFormat::Q4_0 => [&half(number / 8.0)[..], &codes[..16]].concat(),
         WeightFormat::Q4_1 => [&half(number / 8.0)[..], &half(-number), &codes[..16]].concat(),
+        WeightFormat::Q5_0 => [&half(number / 16.0)[..], &codes[..20]].concat(),
+        WeightFormat::Q5_1 => [&half(number / 16.0)[..], &half(-number), &codes[..20]].concat(),
+        WeightFormat::Q4K => [&half(number / 256.0)[..], &half(number / 32.0), &codes[..140]].concat(),
+        WeightFormat::Q5K => [&half(number / 512.0)[..], &half(number / 32.0), &codes[..172]].concat(),
+        WeightFormat::Q6K => [&codes[..], &half(number / 4096.0)].concat(),
     }
 }
 

@@ -31,7 +31,7 @@ pub enum Error {
         file: String,
         /// Where it stands.
         field: String,
-        /// What stands there, such as `tensor type Q4_K`.
+        /// What stands there, such as `tensor type Q2_K`.
         found: String,
         /// What could stand there instead.
         supported: String,

@@ -169,6 +169,11 @@ impl<'a, C: Checkpoint> Loader<'a, C> {
             GgmlType::Q8_0 => WeightFormat::Q8_0,
             GgmlType::Q4_0 => WeightFormat::Q4_0,
             GgmlType::Q4_1 => WeightFormat::Q4_1,
+            GgmlType::Q5_0 => WeightFormat::Q5_0,
+            GgmlType::Q5_1 => WeightFormat::Q5_1,
+            GgmlType::Q4K => WeightFormat::Q4K,
+            GgmlType::Q5K => WeightFormat::Q5K,
+            GgmlType::Q6K => WeightFormat::Q6K,
         };
         let stored = self.format.filter(|_| !format.is_quantized() && tensor.kind != GgmlType::BF16);
         let mut weight = Weight::zeroed(stored.unwrap_or(format), member.outputs, inputs)?;

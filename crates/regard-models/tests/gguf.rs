@@ -2,8 +2,11 @@
 
 mod support;
 
+use regard_kernels::{Activations, Epilogue, Kernels, Weight, WeightFormat};
+use regard_memory::{Rows, RowsMut};
 use regard_models::gguf::{GgmlType, Gguf, Value, dequantize};
 use regard_models::{Error, Optional};
+use regard_simd::Isa;
 use support::{fixture, json};
 
 fn tiny() -> Gguf {
@@ -91,6 +94,44 @@ fn every_type_of_tensor_to_the_bit() {
     assert!(GgmlType::ALL.iter().all(|kind| kinds.contains(kind)), "{kinds:?}");
 }
 
+/// In the layout of the kernels too: a row looked up, and all rows widened to f32, which a product with 1 in one place shows.
+#[test]
+fn packed_weights_are_the_same_to_the_bit() {
+    let file = tiny();
+    let mut bytes = Vec::new();
+    let mut seen = 0;
+    for tensor in file.tensors() {
+        let Some(kind) = tensor.kind() else { continue };
+        let format = WeightFormat::ALL.into_iter().find(|format| format.name() == kind.name()).unwrap();
+        let (outputs, inputs) = (tensor.rows() as usize, tensor.row_len() as usize);
+        file.read_tensor(tensor, &mut bytes).unwrap();
+        let mut expected = vec![0.0; outputs * inputs];
+        dequantize(kind, &bytes, &mut expected);
+        let bits = |numbers: &[f32]| numbers.iter().map(|number| number.to_bits()).collect::<Vec<_>>();
+        let mut weight = Weight::zeroed(format, outputs, inputs).unwrap();
+        weight.part().pack(0, &bytes).unwrap();
+        let mut row = vec![0.0; inputs];
+        for (output, expected) in expected.chunks_exact(inputs).enumerate() {
+            Kernels::new(Isa::best()).embed(&weight, output, &mut row).unwrap();
+            assert_eq!(bits(&row), bits(expected), "{format}");
+        }
+        let mut ones = vec![0.0; inputs * inputs];
+        (0..inputs).for_each(|i| ones[i * inputs + i] = 1.0);
+        for isa in Isa::available() {
+            let mut columns = vec![f32::NAN; inputs * outputs];
+            let x = Activations::F32(Rows::contiguous(&ones, inputs, inputs).unwrap());
+            let out = RowsMut::contiguous(&mut columns, inputs, outputs).unwrap();
+            Kernels::new(isa).linear(&weight, 0..weight.panels(), x, out, Epilogue::Store).unwrap();
+            let rows: Vec<f32> = (0..outputs * inputs).map(|at| columns[at % inputs * outputs + at / inputs]).collect();
+            // Sums that begin with 0 have no negative zeros.
+            let plus: Vec<f32> = expected.iter().map(|number| number + 0.0).collect();
+            assert_eq!(bits(&rows), bits(&plus), "{format} on {isa}");
+        }
+        seen += 1;
+    }
+    assert_eq!(seen, WeightFormat::ALL.len());
+}
+
 #[test]
 fn rows_are_parts_of_their_tensor() {
     let file = tiny();
@@ -114,7 +155,8 @@ fn an_unreadable_type_is_refused_by_name_when_it_is_loaded() {
     let error = file.kind(file.tensor("unreadable").unwrap()).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "tiny.gguf: unreadable: tensor type Q4_K is not supported (supported: F32, F16, BF16, Q8_0, Q4_0, Q4_1)"
+        "tiny.gguf: unreadable: tensor type Q2_K is not supported \
+         (supported: F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K, Q6_K)"
     );
     assert_eq!(file.tensor("absent").unwrap_err().to_string(), "tiny.gguf: absent: missing");
 }

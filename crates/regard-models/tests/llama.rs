@@ -63,7 +63,7 @@ fn half_caches_are_as_good_as_llama_cpp_s() {
 
 #[test]
 fn quantized_weights_are_as_good_as_llama_cpp_s() {
-    for name in ["q8_0", "q4_0", "q4_1"] {
+    for name in ["q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q4_k", "q5_k", "q6_k"] {
         check(name, CacheDtype::F32, |peer| 2.0 * peer.cache_f32);
     }
 }

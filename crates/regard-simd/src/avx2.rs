@@ -227,6 +227,10 @@ impl Simd for Avx2 {
         unsafe { _mm256_srli_epi32::<N>(a) }
     }
     #[inline(always)]
+    fn shr_by(self, a: __m256i, n: u32) -> __m256i {
+        unsafe { _mm256_srl_epi32(a, _mm_cvtsi32_si128(n as i32)) }
+    }
+    #[inline(always)]
     fn to_bits(self, x: __m256) -> __m256i {
         unsafe { _mm256_castps_si256(x) }
     }

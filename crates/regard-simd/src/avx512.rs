@@ -214,6 +214,10 @@ macro_rules! avx512 {
                 unsafe { _mm512_srl_epi32(a, _mm_cvtsi32_si128(N)) }
             }
             #[inline(always)]
+            fn shr_by(self, a: __m512i, n: u32) -> __m512i {
+                unsafe { _mm512_srl_epi32(a, _mm_cvtsi32_si128(n as i32)) }
+            }
+            #[inline(always)]
             fn to_bits(self, x: __m512) -> __m512i {
                 unsafe { _mm512_castps_si512(x) }
             }

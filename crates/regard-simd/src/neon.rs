@@ -214,6 +214,11 @@ impl Simd for Neon {
         unsafe { vreinterpretq_s32_u32(vshrq_n_u32::<N>(vreinterpretq_u32_s32(a))) }
     }
     #[inline(always)]
+    fn shr_by(self, a: int32x4_t, n: u32) -> int32x4_t {
+        // A shift left by a negative number goes right.
+        unsafe { vreinterpretq_s32_u32(vshlq_u32(vreinterpretq_u32_s32(a), vdupq_n_s32(-(n as i32)))) }
+    }
+    #[inline(always)]
     fn to_bits(self, x: float32x4_t) -> int32x4_t {
         unsafe { vreinterpretq_s32_f32(x) }
     }

@@ -191,6 +191,10 @@ impl Simd for Portable {
         a.map(|a| (a as u32 >> N) as i32)
     }
     #[inline(always)]
+    fn shr_by(self, a: I, n: u32) -> I {
+        a.map(|a| (a as u32 >> n) as i32)
+    }
+    #[inline(always)]
     fn to_bits(self, x: F) -> I {
         x.map(|x| x.to_bits() as i32)
     }

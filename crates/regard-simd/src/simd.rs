@@ -139,6 +139,8 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn shl<const N: i32>(self, a: Self::I32) -> Self::I32;
     /// Logical shift right by `N` in `1..32`.
     fn shr<const N: i32>(self, a: Self::I32) -> Self::I32;
+    /// Logical shift right of all lanes by `n` in `0..32`, which need not be a constant.
+    fn shr_by(self, a: Self::I32, n: u32) -> Self::I32;
     /// The bits of a float vector.
     fn to_bits(self, x: Self::F32) -> Self::I32;
     /// The float vector with these bits.

@@ -112,6 +112,9 @@ operations! { floats(), bits, isa, s, a, b, c;
     shl_31: s.from_bits(s.shl::<31>(s.to_bits(a))) => float(int(a) << 31);
     shr_1: s.from_bits(s.shr::<1>(s.to_bits(a))) => float((a.to_bits() >> 1) as i32);
     shr_31: s.from_bits(s.shr::<31>(s.to_bits(a))) => float((a.to_bits() >> 31) as i32);
+    shr_by_0: s.from_bits(s.shr_by(s.to_bits(a), 0)) => a;
+    shr_by_13: s.from_bits(s.shr_by(s.to_bits(a), 13)) => float((a.to_bits() >> 13) as i32);
+    shr_by_31: s.from_bits(s.shr_by(s.to_bits(a), 31)) => float((a.to_bits() >> 31) as i32);
 }
 
 operations! { below(22), numbers, isa, s, a, b, c;

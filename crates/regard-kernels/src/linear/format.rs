@@ -5,7 +5,8 @@ use std::fmt;
 /// The storage of a weight matrix in a file, row-major: `[outputs][inputs]`.
 ///
 /// The block formats are those of GGML (`ggml-common.h` and `ggml-quants.c` of ggml-org/ggml): 32 consecutive inputs of a row
-/// share an f16 scale `d`, and in `Q4_1` an f16 minimum `m`. Numbers are little-endian.
+/// share an f16 scale `d`, and in `Q4_1` and `Q5_1` an f16 minimum `m`. In those named K, 256 inputs share f16 units, of which
+/// the scale and the minimum of every 32 or 16 inputs are small multiples. Numbers are little-endian.
 ///
 /// ```
 /// use regard_kernels::WeightFormat;
@@ -28,11 +29,35 @@ pub enum WeightFormat {
     Q4_0,
     /// `w = d·q + m`: `d`, `m`, then nibbles as in `Q4_0`.
     Q4_1,
+    /// `w = d·(q − 16)`: `d`, the fifth bits of all 32 inputs, then nibbles as in `Q4_0`.
+    Q5_0,
+    /// `w = d·q + m`: `d`, `m`, then fifth bits and nibbles as in `Q5_0`.
+    Q5_1,
+    /// `w = d·s·q − m·t`, with a scale `s` and a minimum `t` of 6 bits for each 32 inputs: `d`, `m`, 12 bytes with all `s`
+    /// and `t`, then four times 32 bytes with 32 inputs in the low and the next 32 in the high nibbles.
+    Q4K,
+    /// As `Q4K`, with 32 bytes between scales and nibbles: bit `i` of each is the fifth bit of an input of the `i`-th 32.
+    Q5K,
+    /// `w = d·s·(q − 32)`, with a signed byte `s` for each 16 inputs: 128 bytes of nibbles, 64 with the two bits above them,
+    /// 16 scales, `d`. Of the nibbles, 64 inputs are the low and the next 64 the high ones of 64 bytes.
+    Q6K,
 }
 
 impl WeightFormat {
     /// Every format.
-    pub const ALL: [WeightFormat; 6] = [Self::F32, Self::F16, Self::Bf16, Self::Q8_0, Self::Q4_0, Self::Q4_1];
+    pub const ALL: [WeightFormat; 11] = [
+        Self::F32,
+        Self::F16,
+        Self::Bf16,
+        Self::Q8_0,
+        Self::Q4_0,
+        Self::Q4_1,
+        Self::Q5_0,
+        Self::Q5_1,
+        Self::Q4K,
+        Self::Q5K,
+        Self::Q6K,
+    ];
 
     /// Its name, as GGUF writes it.
     pub fn name(self) -> &'static str {
@@ -43,6 +68,11 @@ impl WeightFormat {
             Self::Q8_0 => "Q8_0",
             Self::Q4_0 => "Q4_0",
             Self::Q4_1 => "Q4_1",
+            Self::Q5_0 => "Q5_0",
+            Self::Q5_1 => "Q5_1",
+            Self::Q4K => "Q4_K",
+            Self::Q5K => "Q5_K",
+            Self::Q6K => "Q6_K",
         }
     }
 
@@ -50,7 +80,8 @@ impl WeightFormat {
     pub fn block_inputs(self) -> usize {
         match self {
             Self::F32 | Self::F16 | Self::Bf16 => 1,
-            Self::Q8_0 | Self::Q4_0 | Self::Q4_1 => 32,
+            Self::Q8_0 | Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 => 32,
+            Self::Q4K | Self::Q5K | Self::Q6K => 256,
         }
     }
 
@@ -62,10 +93,15 @@ impl WeightFormat {
             Self::Q8_0 => 34,
             Self::Q4_0 => 18,
             Self::Q4_1 => 20,
+            Self::Q5_0 => 22,
+            Self::Q5_1 => 24,
+            Self::Q4K => 144,
+            Self::Q5K => 176,
+            Self::Q6K => 210,
         }
     }
 
-    /// Whether it stores codes in blocks of 32, so that a product can run on bytes.
+    /// Whether it stores codes in blocks, so that a product can run on bytes.
     pub fn is_quantized(self) -> bool {
         self.block_inputs() > 1
     }

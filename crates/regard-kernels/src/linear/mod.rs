@@ -1,6 +1,9 @@
 //! Linear layers: `y = x · Wᵀ` for the weights of a file.
 
+pub(crate) mod blocks;
 mod bytes;
+mod codes;
+mod factors;
 mod format;
 mod numbers;
 mod quantized;
@@ -14,8 +17,8 @@ use regard_simd::Simd;
 
 use self::bytes::ByteProduct;
 use self::numbers::NumberProduct;
+use self::slab::Row;
 pub(crate) use self::slab::Slab;
-use self::slab::{Bytes, Nibbles, NibblesWithMinimum, Row};
 pub(crate) use self::weight::with_slab;
 use crate::{Bf16, Error, F32, Kernels, Operand};
 
@@ -164,26 +167,14 @@ impl Kernels {
                 let slabs = slabs_of::<T>(weight, panels);
                 isa.run_dots(NumberProduct::<Bf16, T> { slabs, inputs, x, out, epilogue });
             }),
-            Activations::Quantized(x) => match weight.format() {
-                WeightFormat::Q8_0 => {
-                    isa.run_dots(ByteProduct { slabs: slabs_of::<Bytes>(weight, panels), x, out, epilogue });
-                }
-                WeightFormat::Q4_0 => {
-                    isa.run_dots(ByteProduct { slabs: slabs_of::<Nibbles>(weight, panels), x, out, epilogue });
-                }
-                WeightFormat::Q4_1 => {
-                    isa.run_dots(ByteProduct {
-                        slabs: slabs_of::<NibblesWithMinimum>(weight, panels),
-                        x,
-                        out,
-                        epilogue,
-                    });
-                }
-                WeightFormat::F32 | WeightFormat::F16 | WeightFormat::Bf16 => {
+            Activations::Quantized(x) => with_slab!(
+                weight.format(),
+                blocks T => isa.run_dots(ByteProduct { slabs: slabs_of::<T>(weight, panels), x, out, epilogue }),
+                numbers => {
                     let expected = "32: quantised activations take weights of a block format";
                     return Err(Error::Size { name: "weight block", has: 1, expected });
                 }
-            },
+            ),
         }
         Ok(())
     }

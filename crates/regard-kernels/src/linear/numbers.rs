@@ -3,10 +3,13 @@
 //! Weights that are not stored as the product wants them are widened, a piece at a time that stays in the first cache.
 //! Every output is one sum in the order of the inputs, so a row has the same bits whether it comes alone or with others.
 
+use std::ops::Range;
+
 use regard_memory::{Rows, RowsMut};
 use regard_simd::{Kernel, Simd};
 
-use super::slab::{BLOCK, Row, Slab};
+use super::codes::BLOCK;
+use super::slab::{Row, Slab};
 use super::{Epilogue, for_tiles};
 use crate::product::multiply_add;
 use crate::{Bf16, F32, Operand, PANEL, ROWS};
@@ -30,17 +33,18 @@ pub(super) struct NumberProduct<'a, E: Operand, T> {
 
 /// An operand that a weight can be widened to.
 pub(super) trait Widen: Operand {
-    /// Writes the weights of whole slabs as steps: `to` is `[⌈inputs / DEPTH⌉][PANEL]`.
-    fn widen<S: Simd, T: Slab>(s: S, slabs: &[T], to: &mut [Row<Self::B>]);
+    /// Writes the weights of some inputs of a panel as steps: `to` is `[⌈inputs / DEPTH⌉][PANEL]`. They begin and end with a
+    /// step of the slabs.
+    fn widen<S: Simd, T: Slab>(s: S, slabs: &[T], inputs: Range<usize>, to: &mut [Row<Self::B>]);
     /// The weights as steps, where they are stored so.
     fn stored<T: Slab>(slabs: &[T]) -> Option<&[Row<Self::B>]>;
 }
 
 impl Widen for F32 {
     #[inline(always)]
-    fn widen<S: Simd, T: Slab>(s: S, slabs: &[T], to: &mut [Row<f32>]) {
-        for (slab, to) in slabs.iter().zip(to.chunks_exact_mut(T::DEPTH)) {
-            slab.widen(s, to);
+    fn widen<S: Simd, T: Slab>(s: S, slabs: &[T], inputs: Range<usize>, to: &mut [Row<f32>]) {
+        for (input, to) in inputs.step_by(T::STEP).zip(to.chunks_exact_mut(T::STEP)) {
+            slabs[input / T::DEPTH].widen(s, input % T::DEPTH / T::STEP, to);
         }
     }
     fn stored<T: Slab>(slabs: &[T]) -> Option<&[Row<f32>]> {
@@ -50,18 +54,16 @@ impl Widen for F32 {
 
 impl Widen for Bf16 {
     #[inline(always)]
-    fn widen<S: Simd, T: Slab>(s: S, slabs: &[T], to: &mut [Row<u32>]) {
+    fn widen<S: Simd, T: Slab>(s: S, slabs: &[T], inputs: Range<usize>, to: &mut [Row<u32>]) {
         let mut rows = [[0.0; PANEL]; BLOCK];
-        let mut at = 0;
-        for slabs in slabs.chunks(BLOCK / T::DEPTH) {
+        for (from, to) in inputs.clone().step_by(BLOCK).zip(to.chunks_mut(BLOCK / 2)) {
             // An odd last input stands beside 0.
-            let inputs = slabs.len() * T::DEPTH;
-            rows[inputs..].fill([0.0; PANEL]);
-            F32::widen(s, slabs, &mut rows);
-            for (pair, to) in rows.as_chunks::<2>().0[..inputs.div_ceil(2)].iter().zip(&mut to[at..]) {
+            let count = BLOCK.min(inputs.end - from);
+            rows[count..].fill([0.0; PANEL]);
+            F32::widen(s, slabs, from..from + count, &mut rows);
+            for (pair, to) in rows.as_chunks::<2>().0[..count.div_ceil(2)].iter().zip(to) {
                 round_pair(s, pair, to);
             }
-            at += inputs.div_ceil(2);
         }
     }
     fn stored<T: Slab>(_slabs: &[T]) -> Option<&[Row<u32>]> {
@@ -97,17 +99,17 @@ impl<E: Widen, T: Slab> Kernel for NumberProduct<'_, E, T> {
                 let rows = ROWS_AT_ONCE.min(x.rows() - row);
                 let sums = &mut sums[..rows];
                 sums.fill([0.0; PANEL]);
-                for (piece, slabs) in slabs.chunks(STEPS * E::DEPTH / T::DEPTH).enumerate() {
-                    let steps = (slabs.len() * T::DEPTH).div_ceil(E::DEPTH);
-                    let b = E::stored(slabs).unwrap_or_else(
-                        #[inline(always)]
-                        || {
-                            E::widen(s, slabs, &mut widened);
+                for first in (0..x.cols()).step_by(STEPS) {
+                    let steps = first..x.cols().min(first + STEPS);
+                    let b = match E::stored(slabs) {
+                        Some(stored) => &stored[steps.clone()],
+                        None => {
+                            let inputs = steps.start * E::DEPTH..inputs.min(steps.end * E::DEPTH);
+                            E::widen(s, slabs, inputs, &mut widened);
                             &widened
-                        },
-                    );
-                    let x = x.block(row..row + rows, piece * STEPS..piece * STEPS + steps);
-                    multiply_piece::<S, E>(s, x, b, sums);
+                        }
+                    };
+                    multiply_piece::<S, E>(s, x.block(row..row + rows, steps), b, sums);
                 }
                 epilogue.finish(s, sums, row, panel * PANEL, &mut out);
             }

@@ -3,7 +3,7 @@
 use regard_memory::{Pod, Rows, Zeroable};
 use regard_simd::{Kernel, Simd};
 
-use super::slab::{BLOCK, GROUP};
+use super::codes::{BLOCK, GROUP, GROUPS};
 use crate::{Error, Kernels};
 
 /// 32 consecutive activations of a row as numbers of 16 bits with a scale: `x = scale·code`, codes between −32512 and
@@ -14,13 +14,13 @@ use crate::{Error, Kernels};
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct ActivationBlock {
     /// The high bytes, four a word, the first in the lowest byte.
-    pub(super) high: [i32; BLOCK / GROUP],
+    pub(super) high: [i32; GROUPS],
     /// The low bytes, likewise.
-    pub(super) low: [i32; BLOCK / GROUP],
+    pub(super) low: [i32; GROUPS],
     /// What a code of 1 stands for.
     pub(super) scale: f32,
-    /// Minus the sum of the codes: what an offset of the weights' codes adds to a product is a multiple of it.
-    pub(super) negated_sum: i32,
+    /// Minus the sums of the codes of both halves: what an offset of the weights' codes adds to a product is a multiple.
+    pub(super) negated_sums: [i32; 2],
     /// The sum of the numbers that the codes stand for, which a minimum of the weights is multiplied by.
     pub(super) sum: f32,
 }
@@ -28,9 +28,9 @@ pub struct ActivationBlock {
 /// The largest code: `127·256`.
 const MAX_CODE: f32 = 32_512.0;
 
-// SAFETY: zeros are codes, a scale and a sum.
+// SAFETY: zeros are codes, a scale and sums.
 unsafe impl Zeroable for ActivationBlock {}
-// SAFETY: nineteen words of plain numbers: any bits are values, and there is no padding.
+// SAFETY: twenty words of plain numbers: any bits are values, and there is no padding.
 unsafe impl Pod for ActivationBlock {}
 
 impl ActivationBlock {
@@ -41,7 +41,7 @@ impl ActivationBlock {
 
     /// The numbers that the block stands for: `[32]`.
     pub fn dequantized(&self) -> [f32; BLOCK] {
-        let byte = |words: &[i32; BLOCK / GROUP], k: usize| words[k / GROUP].to_le_bytes()[k % GROUP] as i8;
+        let byte = |words: &[i32; GROUPS], k: usize| words[k / GROUP].to_le_bytes()[k % GROUP] as i8;
         std::array::from_fn(|k| {
             let code = 256.0 * f32::from(byte(&self.high, k)) + f32::from(byte(&self.low, k));
             self.scale * code
@@ -162,10 +162,11 @@ fn quantize_block<S: Simd>(s: S, x: &[f32; BLOCK], block: &mut ActivationBlock) 
         *block = ActivationBlock { scale, sum: scale, ..ActivationBlock::default() };
         return;
     }
-    let mut sum = zero;
+    let mut sums = [zero; 2];
     for at in (0..BLOCK).step_by(S::LANES) {
         let code = s.round(s.mul(load(at), s.splat(inverse)));
-        sum = s.add(sum, code);
+        let sum = &mut sums[at / (BLOCK / 2)];
+        *sum = s.add(*sum, code);
         // The nearest multiple of 256; a code right between two is moved up, so that the low byte is −128 and not 128.
         let high = s.round(s.fma(code, s.splat(1.0 / 256.0), s.splat(1.0 / 1024.0)));
         let low = s.fma(high, s.splat(-256.0), code);
@@ -176,7 +177,8 @@ fn quantize_block<S: Simd>(s: S, x: &[f32; BLOCK], block: &mut ActivationBlock) 
         }
     }
     block.scale = max / MAX_CODE;
-    let sum = s.reduce_add(sum);
-    block.negated_sum = -sum as i32;
-    block.sum = block.scale * sum;
+    // Integers below 2²⁴, so exact.
+    let [first, second] = sums.map(|sum| s.reduce_add(sum));
+    block.negated_sums = [-first as i32, -second as i32];
+    block.sum = block.scale * (first + second);
 }

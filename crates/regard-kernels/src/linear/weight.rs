@@ -8,22 +8,40 @@ use regard_memory::{AlignedBuffer, Chunks, Pages, Parts, cast_slice, cast_slice_
 use super::slab::Slab;
 use crate::{Error, PANEL, WeightFormat};
 
-/// Names the slab of a format as a type, for an expression.
+/// Names the slab of a format as a type, for an expression; or only that of a block format, with another expression for plain
+/// numbers.
 macro_rules! with_slab {
-    ($format:expr, $slab:ident => $body:expr) => {{
-        macro_rules! as_slab {
+    ($format:expr, $slab:ident => $body:expr) => {
+        with_slab!(@ $format, [$slab => $body], [$slab => $body])
+    };
+    ($format:expr, blocks $slab:ident => $body:expr, numbers => $numbers:expr) => {
+        with_slab!(@ $format, [_Slab => $numbers], [$slab => $body])
+    };
+    (@ $format:expr, [$number:ident => $of_number:expr], [$block:ident => $of_block:expr]) => {{
+        macro_rules! number {
             ($type:ty) => {{
-                type $slab = $type;
-                $body
+                type $number = $crate::linear::slab::Row<$type>;
+                $of_number
+            }};
+        }
+        macro_rules! block {
+            ($type:ident) => {{
+                type $block = $crate::linear::blocks::$type;
+                $of_block
             }};
         }
         match $format {
-            $crate::WeightFormat::F32 => as_slab!($crate::linear::slab::Row<f32>),
-            $crate::WeightFormat::F16 => as_slab!($crate::linear::slab::Row<half::f16>),
-            $crate::WeightFormat::Bf16 => as_slab!($crate::linear::slab::Row<half::bf16>),
-            $crate::WeightFormat::Q8_0 => as_slab!($crate::linear::slab::Bytes),
-            $crate::WeightFormat::Q4_0 => as_slab!($crate::linear::slab::Nibbles),
-            $crate::WeightFormat::Q4_1 => as_slab!($crate::linear::slab::NibblesWithMinimum),
+            $crate::WeightFormat::F32 => number!(f32),
+            $crate::WeightFormat::F16 => number!(half::f16),
+            $crate::WeightFormat::Bf16 => number!(half::bf16),
+            $crate::WeightFormat::Q8_0 => block!(Q8_0),
+            $crate::WeightFormat::Q4_0 => block!(Q4_0),
+            $crate::WeightFormat::Q4_1 => block!(Q4_1),
+            $crate::WeightFormat::Q5_0 => block!(Q5_0),
+            $crate::WeightFormat::Q5_1 => block!(Q5_1),
+            $crate::WeightFormat::Q4K => block!(Q4K),
+            $crate::WeightFormat::Q5K => block!(Q5K),
+            $crate::WeightFormat::Q6K => block!(Q6K),
         }
     }};
 }
@@ -79,7 +97,11 @@ impl Weight {
     /// [`Error::Size`] if `inputs` is no whole number of the format's blocks; [`Error::Memory`] if there is no room.
     pub fn zeroed(format: WeightFormat, outputs: usize, inputs: usize) -> Result<Weight, Error> {
         if !inputs.is_multiple_of(format.block_inputs()) {
-            return Err(Error::Size { name: "inputs", has: inputs, expected: "a whole number of blocks of 32" });
+            let expected = match format.block_inputs() {
+                256 => "a whole number of blocks of 256",
+                _ => "a whole number of blocks of 32",
+            };
+            return Err(Error::Size { name: "inputs", has: inputs, expected });
         }
         let overflow = Error::Size { name: "outputs", has: outputs, expected: "few enough for the address space" };
         let panel = format.row_bytes(inputs).and_then(|bytes| bytes.checked_mul(PANEL)).ok_or(overflow.clone())?;

@@ -14,14 +14,14 @@ fn kernels() -> Kernels {
     Kernels::new(Isa::best())
 }
 
-/// A product of a weight `[70, 64]` and `x`.
+/// A product of a weight `[70, 256]` and `x`.
 fn linear(
     format: WeightFormat,
     panels: std::ops::Range<usize>,
     x: Activations<'_>,
     out: (usize, usize),
 ) -> Result<(), Error> {
-    let weight = Weight::zeroed(format, 70, 64).unwrap();
+    let weight = Weight::zeroed(format, 70, 256).unwrap();
     let mut y = vec![0.0; out.0 * out.1];
     let y = RowsMut::contiguous(&mut y, out.0, out.1).unwrap();
     kernels().linear(&weight, panels, x, y, Epilogue::Store)
@@ -33,28 +33,28 @@ fn length(name: &'static str, has: usize, expected: usize) -> Result<(), Error> 
 
 #[test]
 fn products_name_what_does_not_fit() {
-    let x = [1.0; 2 * 64];
-    let f32 = Rounded::new(kernels(), ActivationKind::F32, &x, 2, 64);
-    let bf16 = Rounded::new(kernels(), ActivationKind::Bf16, &x, 2, 64);
-    let quantized = Rounded::new(kernels(), ActivationKind::Quantized, &x, 2, 64);
+    let x = [1.0; 2 * 256];
+    let f32 = Rounded::new(kernels(), ActivationKind::F32, &x, 2, 256);
+    let bf16 = Rounded::new(kernels(), ActivationKind::Bf16, &x, 2, 256);
+    let quantized = Rounded::new(kernels(), ActivationKind::Quantized, &x, 2, 256);
     for format in WeightFormat::ALL {
         for x in [&f32, &bf16] {
-            assert_eq!(linear(format, 0..2, x.rows(0..2, 64), (2, 70)), Ok(()));
-            assert_eq!(linear(format, 1..2, x.rows(0..2, 64), (2, 6)), Ok(()));
-            assert_eq!(linear(format, 1..2, x.rows(0..2, 64), (2, 70)), length("out columns", 70, 6));
-            assert_eq!(linear(format, 0..2, x.rows(0..2, 64), (3, 70)), length("out rows", 3, 2));
+            assert_eq!(linear(format, 0..2, x.rows(0..2, 256), (2, 70)), Ok(()));
+            assert_eq!(linear(format, 1..2, x.rows(0..2, 256), (2, 6)), Ok(()));
+            assert_eq!(linear(format, 1..2, x.rows(0..2, 256), (2, 70)), length("out columns", 70, 6));
+            assert_eq!(linear(format, 0..2, x.rows(0..2, 256), (3, 70)), length("out rows", 3, 2));
         }
-        assert_eq!(linear(format, 0..2, f32.rows(0..4, 32), (4, 70)), length("activation row", 32, 64));
-        assert_eq!(linear(format, 0..2, bf16.rows(0..4, 32), (4, 70)), length("activation row", 16, 32));
+        assert_eq!(linear(format, 0..2, f32.rows(0..4, 128), (4, 70)), length("activation row", 128, 256));
+        assert_eq!(linear(format, 0..2, bf16.rows(0..4, 128), (4, 70)), length("activation row", 64, 128));
         #[allow(clippy::reversed_empty_ranges, reason = "the mistake that is made here")]
         for panels in [0..3, 3..3, 2..1, 0..usize::MAX, usize::MAX..0] {
-            let error = linear(format, panels.clone(), f32.rows(0..2, 64), (2, 70)).unwrap_err();
+            let error = linear(format, panels.clone(), f32.rows(0..2, 256), (2, 70)).unwrap_err();
             assert!(matches!(error, Error::Size { name: "last panel", has, .. } if has == panels.end), "{error}");
         }
-        let result = linear(format, 0..2, quantized.rows(0..2, 64), (2, 70));
+        let result = linear(format, 0..2, quantized.rows(0..2, 256), (2, 70));
         if format.is_quantized() {
             assert_eq!(result, Ok(()));
-            assert_eq!(linear(format, 0..2, quantized.rows(0..4, 32), (4, 70)), length("activation row", 32, 64));
+            assert_eq!(linear(format, 0..2, quantized.rows(0..4, 128), (4, 70)), length("activation row", 128, 256));
         } else {
             assert!(matches!(result, Err(Error::Size { name: "weight block", has: 1, .. })), "{result:?}");
         }
@@ -105,13 +105,15 @@ fn weights_have_possible_shapes() {
             assert!(Weight::zeroed(format, outputs, inputs).is_err(), "{format} {outputs} {inputs}");
         }
         assert_eq!(
-            format.row_bytes(usize::MAX - 31).is_none(),
+            format.row_bytes(usize::MAX - 255).is_none(),
             format.block_bytes() > format.block_inputs(),
             "{format}"
         );
         if format.is_quantized() {
-            let error = Weight::zeroed(format, 1, 33).unwrap_err();
-            assert!(matches!(error, Error::Size { name: "inputs", has: 33, .. }), "{error}");
+            let (block, inputs) = (format.block_inputs(), format.block_inputs() + 1);
+            let error = Weight::zeroed(format, 1, inputs).unwrap_err();
+            assert!(matches!(error, Error::Size { name: "inputs", has, .. } if has == inputs), "{error}");
+            assert!(error.to_string().ends_with(&format!("a whole number of blocks of {block}")), "{error}");
         }
     }
 }

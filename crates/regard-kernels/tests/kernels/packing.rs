@@ -71,9 +71,9 @@ proptest! {
 #[test]
 fn takes_the_bytes_of_whole_panels() {
     for format in WeightFormat::ALL {
-        let weight = Weight::zeroed(format, 130, 96).unwrap();
-        assert_eq!(weight.bytes(), 192 * format.row_bytes(96).unwrap(), "{format}");
-        assert_eq!((weight.format(), weight.outputs(), weight.inputs(), weight.panels()), (format, 130, 96, 3));
+        let weight = Weight::zeroed(format, 130, 768).unwrap();
+        assert_eq!(weight.bytes(), 192 * format.row_bytes(768).unwrap(), "{format}");
+        assert_eq!((weight.format(), weight.outputs(), weight.inputs(), weight.panels()), (format, 130, 768, 3));
         assert_eq!(
             [0..1, 1..3, 3..3, 0..usize::MAX].map(|panels| weight.columns(panels)),
             [0..64, 64..130, 130..130, 0..130]

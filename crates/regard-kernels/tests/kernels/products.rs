@@ -81,7 +81,7 @@ proptest! {
     /// Where little is summed, nothing hides that a number was cut instead of rounded.
     #[test]
     fn of_few_inputs(mut layer in layers()) {
-        layer.inputs = if layer.format.is_quantized() { 32 } else { 1 + layer.inputs % 3 };
+        layer.inputs = if layer.format.is_quantized() { layer.format.block_inputs() } else { 1 + layer.inputs % 3 };
         for &kind in kinds(layer.format) {
             is_the_definition(layer, kind)?;
         }

@@ -78,14 +78,55 @@ fn definition(format: WeightFormat, block: &[u8]) -> Vec<[f64; 2]> {
         WeightFormat::Q8_0 => block[2..].iter().map(|&q| [half(0) * f64::from(q as i8), 0.0]).collect(),
         WeightFormat::Q4_0 => nibbles(&block[2..]).iter().map(|q| [half(0) * (q - 8.0), 0.0]).collect(),
         WeightFormat::Q4_1 => nibbles(&block[4..]).iter().map(|q| [half(0) * q, half(2)]).collect(),
+        WeightFormat::Q5_0 => five_bits(&block[2..]).map(|q| [half(0) * (q - 16.0), 0.0]).collect(),
+        WeightFormat::Q5_1 => five_bits(&block[4..]).map(|q| [half(0) * q, half(2)]).collect(),
+        WeightFormat::Q4K | WeightFormat::Q5K => {
+            let (scales, fifth) = (&block[4..16], &block[16..48]);
+            let low = if format == WeightFormat::Q4K { &block[16..] } else { &block[48..] };
+            let weight = |i: usize| {
+                let (run, byte) = (i / 32, i % 32);
+                let nibble = low[run / 2 * 32 + byte] >> (run % 2 * 4) & 15;
+                let upper = if format == WeightFormat::Q4K { 0 } else { (fifth[byte] >> run & 1) * 16 };
+                let (scale, minimum) = six_bits(scales, run);
+                [half(0) * scale * f64::from(nibble + upper), -half(2) * minimum]
+            };
+            (0..256).map(weight).collect()
+        }
+        WeightFormat::Q6K => {
+            let (low, upper, scales) = (&block[..128], &block[128..192], &block[192..208]);
+            let weight = |i: usize| {
+                let (part, of_part) = (i / 128, i % 128);
+                let nibble = low[part * 64 + of_part % 64] >> (of_part / 64 * 4) & 15;
+                let two = upper[part * 32 + of_part % 32] >> (of_part / 32 * 2) & 3;
+                let scale = f64::from(scales[i / 16] as i8);
+                [half(208) * scale * (f64::from(nibble + two * 16) - 32.0), 0.0]
+            };
+            (0..256).map(weight).collect()
+        }
     }
+}
+
+/// Codes of 5 bits: all fifth bits as one number, then nibbles.
+fn five_bits(bytes: &[u8]) -> impl Iterator<Item = f64> + '_ {
+    let fifth = u32::from_le_bytes(bytes[..4].try_into().expect("4 bytes"));
+    (0..32).map(move |i| f64::from(bytes[4 + i % 16] >> (i / 16 * 4) & 15) + f64::from(fifth >> i & 1) * 16.0)
+}
+
+/// The scale and the minimum of a run of 32, which twelve bytes hold: the low six bits of bytes 0 to 3 and 4 to 7 for the first
+/// four runs; for the others the nibbles of bytes 8 to 11, and above them the rest of bytes 0 to 3 and 4 to 7.
+fn six_bits(bytes: &[u8], run: usize) -> (f64, f64) {
+    let (scale, minimum) = match run {
+        0..4 => (bytes[run] % 64, bytes[run + 4] % 64),
+        _ => (bytes[run + 4] % 16 + bytes[run - 4] / 64 * 16, bytes[run + 4] / 16 + bytes[run] / 64 * 16),
+    };
+    (f64::from(scale), f64::from(minimum))
 }
 
 /// A block of a file: any codes, now and then all of them at an end of their range.
 fn random_block(random: &mut ChaCha8Rng, format: WeightFormat) -> Vec<u8> {
     let number: f32 = random.random_range(-2.0..2.0);
     let minimum = f16::from_f32(random.random_range(-1.0..1.0)).to_le_bytes();
-    let mut codes = [0; 32];
+    let mut codes = [0; 208];
     random.fill_bytes(&mut codes);
     if random.random_range(0..8) == 0 {
         codes.fill([0x00, 0xFF, 0x80, 0x7F][random.random_range(0..4)]);
@@ -95,9 +136,14 @@ fn random_block(random: &mut ChaCha8Rng, format: WeightFormat) -> Vec<u8> {
         WeightFormat::F32 => number.to_le_bytes().to_vec(),
         WeightFormat::F16 => half.to_vec(),
         WeightFormat::Bf16 => half::bf16::from_f32(number).to_le_bytes().to_vec(),
-        WeightFormat::Q8_0 => [&half, &codes[..]].concat(),
+        WeightFormat::Q8_0 => [&half, &codes[..32]].concat(),
         WeightFormat::Q4_0 => [&half, &codes[..16]].concat(),
         WeightFormat::Q4_1 => [&half, &minimum, &codes[..16]].concat(),
+        WeightFormat::Q5_0 => [&half, &codes[..20]].concat(),
+        WeightFormat::Q5_1 => [&half, &minimum, &codes[..20]].concat(),
+        WeightFormat::Q4K => [&half, &minimum, &codes[..140]].concat(),
+        WeightFormat::Q5K => [&half, &minimum, &codes[..172]].concat(),
+        WeightFormat::Q6K => [&codes[..], &half].concat(),
     }
 }
 
@@ -172,7 +218,11 @@ pub(crate) fn layers() -> impl Strategy<Value = Layer> {
     let format = prop::sample::select(&WeightFormat::ALL[..]);
     let rows = prop_oneof![8 => 0..16_usize, 1 => 90..110_usize];
     (format, rows, 0..200_usize, 0..150_usize, any::<u64>()).prop_map(|(format, rows, inputs, outputs, seed)| {
-        let inputs = if format.is_quantized() { inputs / 32 * 32 } else { inputs };
+        let inputs = match format.block_inputs() {
+            1 => inputs,
+            32 => inputs / 32 * 32,
+            block => inputs / 70 * block,
+        };
         Layer { format, rows, inputs, outputs, seed }
     })
 }

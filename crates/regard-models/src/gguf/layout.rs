@@ -17,11 +17,35 @@ pub enum GgmlType {
     Q4_0,
     /// Blocks of 32: a half-precision scale `d` and minimum `m`, and 32 nibbles `q`; `x = d·q + m`.
     Q4_1,
+    /// Blocks of 32: a half-precision scale `d` and 32 numbers of 5 bits `q`; `x = d·(q − 16)`.
+    Q5_0,
+    /// Blocks of 32: a half-precision scale `d` and minimum `m`, and 32 numbers of 5 bits `q`; `x = d·q + m`.
+    Q5_1,
+    /// Blocks of 256: half-precision units `d` and `m`, for each 32 numbers a scale `s` and a minimum `t` of 6 bits, and
+    /// nibbles `q`; `x = d·s·q − m·t`.
+    Q4K,
+    /// As `Q4K`, with `q` of 5 bits.
+    Q5K,
+    /// Blocks of 256: a half-precision unit `d`, for each 16 numbers a signed byte `s`, and numbers of 6 bits `q`;
+    /// `x = d·s·(q − 32)`.
+    Q6K,
 }
 
 impl GgmlType {
     /// Every storage type that this crate reads.
-    pub const ALL: [GgmlType; 6] = [Self::F32, Self::F16, Self::BF16, Self::Q8_0, Self::Q4_0, Self::Q4_1];
+    pub const ALL: [GgmlType; 11] = [
+        Self::F32,
+        Self::F16,
+        Self::BF16,
+        Self::Q8_0,
+        Self::Q4_0,
+        Self::Q4_1,
+        Self::Q5_0,
+        Self::Q5_1,
+        Self::Q4K,
+        Self::Q5K,
+        Self::Q6K,
+    ];
 
     /// Its name in the format.
     ///
@@ -36,6 +60,11 @@ impl GgmlType {
             Self::Q8_0 => "Q8_0",
             Self::Q4_0 => "Q4_0",
             Self::Q4_1 => "Q4_1",
+            Self::Q5_0 => "Q5_0",
+            Self::Q5_1 => "Q5_1",
+            Self::Q4K => "Q4_K",
+            Self::Q5K => "Q5_K",
+            Self::Q6K => "Q6_K",
         }
     }
 
@@ -43,7 +72,8 @@ impl GgmlType {
     pub fn block_len(self) -> usize {
         match self {
             Self::F32 | Self::F16 | Self::BF16 => 1,
-            Self::Q8_0 | Self::Q4_0 | Self::Q4_1 => 32,
+            Self::Q8_0 | Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 => 32,
+            Self::Q4K | Self::Q5K | Self::Q6K => 256,
         }
     }
 
@@ -55,6 +85,11 @@ impl GgmlType {
             Self::Q8_0 => 34,
             Self::Q4_0 => 18,
             Self::Q4_1 => 20,
+            Self::Q5_0 => 22,
+            Self::Q5_1 => 24,
+            Self::Q4K => 144,
+            Self::Q5K => 176,
+            Self::Q6K => 210,
         }
     }
 }
