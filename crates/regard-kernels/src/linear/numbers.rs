@@ -16,6 +16,9 @@ use crate::{Bf16, F32, Operand, PANEL, ROWS};
 
 /// Steps of a panel that are widened and multiplied at a time: 16 KiB, a third to half of a first-level cache.
 const STEPS: usize = 64;
+/// The same where there are more rows than are summed at once: a whole panel of a small model is widened once for all of them,
+/// and read from a second-level cache (192 KiB).
+const MANY_STEPS: usize = 768;
 /// Rows that use a widened piece before it is widened again: widening then costs some percent of the products, and the
 /// sums of so many rows (24 KiB) still stay near.
 const ROWS_AT_ONCE: usize = 96;
@@ -91,21 +94,38 @@ impl<E: Widen, T: Slab> Kernel for NumberProduct<'_, E, T> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
+        let stored = E::stored(self.slabs).is_some();
+        match !stored && self.x.rows() > ROWS_AT_ONCE && self.x.cols() <= MANY_STEPS {
+            true => self.multiply::<S, MANY_STEPS>(s),
+            false => self.multiply::<S, STEPS>(s),
+        }
+    }
+}
+
+impl<E: Widen, T: Slab> NumberProduct<'_, E, T> {
+    /// The product, `N` steps widened at a time.
+    #[inline(always)]
+    fn multiply<S: Simd, const N: usize>(self, s: S) {
         let NumberProduct { slabs, inputs, x, mut out, epilogue } = self;
-        let mut widened = [[E::B::default(); PANEL]; STEPS];
+        let mut widened = [[E::B::default(); PANEL]; N];
         let mut sums = [[0.0; PANEL]; ROWS_AT_ONCE];
         for (panel, slabs) in slabs.chunks_exact(inputs / T::DEPTH).enumerate() {
+            // The steps that are widened now.
+            let mut near = 0..0;
             for row in (0..x.rows()).step_by(ROWS_AT_ONCE) {
                 let rows = ROWS_AT_ONCE.min(x.rows() - row);
                 let sums = &mut sums[..rows];
                 sums.fill([0.0; PANEL]);
-                for first in (0..x.cols()).step_by(STEPS) {
-                    let steps = first..x.cols().min(first + STEPS);
+                for first in (0..x.cols()).step_by(N) {
+                    let steps = first..x.cols().min(first + N);
                     let b = match E::stored(slabs) {
                         Some(stored) => &stored[steps.clone()],
                         None => {
-                            let inputs = steps.start * E::DEPTH..inputs.min(steps.end * E::DEPTH);
-                            E::widen(s, slabs, inputs, &mut widened);
+                            if near != steps {
+                                let inputs = steps.start * E::DEPTH..inputs.min(steps.end * E::DEPTH);
+                                E::widen(s, slabs, inputs, &mut widened);
+                                near = steps.clone();
+                            }
                             &widened
                         }
                     };
@@ -166,4 +186,5 @@ unsafe fn multiply_strips<S: Simd, E: Operand, const R: usize, const W: usize>(
     }
 }
 
-const _: () = assert!(STEPS.is_multiple_of(BLOCK) && ROWS_AT_ONCE.is_multiple_of(ROWS));
+const _: () =
+    assert!(STEPS.is_multiple_of(BLOCK) && MANY_STEPS.is_multiple_of(BLOCK) && ROWS_AT_ONCE.is_multiple_of(ROWS));
