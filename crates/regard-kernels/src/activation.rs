@@ -64,6 +64,12 @@ impl Kernels {
     }
 }
 
+/// An activation as a type: what is generic over it is compiled, and inlined, for each. (Through a function that is passed on,
+/// the instructions of [`Simd`] would not be inlined.)
+trait Shape {
+    fn of<S: Simd>(s: S, x: S::F32) -> S::F32;
+}
+
 struct Gate<'a> {
     activation: Activation,
     gate: &'a [f32],
@@ -76,28 +82,28 @@ impl Kernel for Gate<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         match self.activation {
-            Activation::Silu => self.each(s, silu),
-            Activation::Gelu => self.each(s, gelu),
-            Activation::GeluTanh => self.each(s, gelu_tanh),
+            Activation::Silu => self.each::<S, Silu>(s),
+            Activation::Gelu => self.each::<S, Gelu>(s),
+            Activation::GeluTanh => self.each::<S, GeluTanh>(s),
         }
     }
 }
 
 impl Gate<'_> {
     #[inline(always)]
-    fn each<S: Simd>(self, s: S, activation: impl Fn(S, S::F32) -> S::F32) {
+    fn each<S: Simd, A: Shape>(self, s: S) {
         let Gate { gate, up, out, .. } = self;
         let whole = gate.len() / S::LANES * S::LANES;
         for at in (0..whole).step_by(S::LANES) {
             // SAFETY: all three slices hold `at + LANES` numbers.
             unsafe {
-                let gated = activation(s, s.load(gate[at..].as_ptr()));
+                let gated = A::of(s, s.load(gate[at..].as_ptr()));
                 s.store(out[at..].as_mut_ptr(), s.mul(gated, s.load(up[at..].as_ptr())));
             }
         }
         // The rest as a vector too, so that a number's bits do not depend on where it stands.
         let mut rest = [0.0; MOST];
-        rest_of(s, &gate[whole..], &mut rest, &activation);
+        rest_of::<S, A>(s, &gate[whole..], &mut rest);
         for ((out, gated), up) in out[whole..].iter_mut().zip(rest).zip(&up[whole..]) {
             *out = gated * up;
         }
@@ -114,24 +120,24 @@ impl Kernel for Activate<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         match self.activation {
-            Activation::Silu => self.each(s, silu),
-            Activation::Gelu => self.each(s, gelu),
-            Activation::GeluTanh => self.each(s, gelu_tanh),
+            Activation::Silu => self.each::<S, Silu>(s),
+            Activation::Gelu => self.each::<S, Gelu>(s),
+            Activation::GeluTanh => self.each::<S, GeluTanh>(s),
         }
     }
 }
 
 impl Activate<'_> {
     #[inline(always)]
-    fn each<S: Simd>(self, s: S, activation: impl Fn(S, S::F32) -> S::F32) {
+    fn each<S: Simd, A: Shape>(self, s: S) {
         let whole = self.x.len() / S::LANES * S::LANES;
         let (vectors, last) = self.x.split_at_mut(whole);
         for x in vectors.chunks_exact_mut(S::LANES) {
             // SAFETY: a chunk holds LANES numbers.
-            unsafe { s.store(x.as_mut_ptr(), activation(s, s.load(x.as_ptr()))) };
+            unsafe { s.store(x.as_mut_ptr(), A::of(s, s.load(x.as_ptr()))) };
         }
         let mut rest = [0.0; MOST];
-        rest_of(s, last, &mut rest, &activation);
+        rest_of::<S, A>(s, last, &mut rest);
         last.copy_from_slice(&rest[..last.len()]);
     }
 }
@@ -141,10 +147,10 @@ const MOST: usize = 16;
 
 /// The activations of fewer numbers than a vector has.
 #[inline(always)]
-fn rest_of<S: Simd>(s: S, x: &[f32], out: &mut [f32; MOST], activation: &impl Fn(S, S::F32) -> S::F32) {
+fn rest_of<S: Simd, A: Shape>(s: S, x: &[f32], out: &mut [f32; MOST]) {
     out[..x.len()].copy_from_slice(x);
     // SAFETY: an array of MOST ≥ LANES numbers.
-    unsafe { s.store(out.as_mut_ptr(), activation(s, s.load(out.as_ptr()))) };
+    unsafe { s.store(out.as_mut_ptr(), A::of(s, s.load(out.as_ptr()))) };
 }
 
 /// `x / (1 + e⁻ʸ)`: `x` times the logistic function of `y`.
@@ -153,36 +159,48 @@ fn times_logistic<S: Simd>(s: S, x: S::F32, y: S::F32) -> S::F32 {
     s.div(x, s.add(s.splat(1.0), exp2(s, s.mul(y, s.splat(-LOG2_E)))))
 }
 
-#[inline(always)]
-fn silu<S: Simd>(s: S, x: S::F32) -> S::F32 {
-    times_logistic(s, x, x)
+struct Silu;
+
+impl Shape for Silu {
+    #[inline(always)]
+    fn of<S: Simd>(s: S, x: S::F32) -> S::F32 {
+        times_logistic(s, x, x)
+    }
 }
 
-/// `(1 + tanh u)/2` is the logistic function of `2u`.
-#[inline(always)]
-fn gelu_tanh<S: Simd>(s: S, x: S::F32) -> S::F32 {
-    /// `2·√(2/π)`, and 0.044715 times that.
-    const LINEAR: f32 = 1.595_769;
-    const CUBIC: f32 = 0.071_354_82;
+struct GeluTanh;
 
-    let square = s.mul(x, x);
-    let y = s.mul(x, s.fma(square, s.splat(CUBIC), s.splat(LINEAR)));
-    times_logistic(s, x, y)
+impl Shape for GeluTanh {
+    /// `(1 + tanh u)/2` is the logistic function of `2u`.
+    #[inline(always)]
+    fn of<S: Simd>(s: S, x: S::F32) -> S::F32 {
+        /// `2·√(2/π)`, and 0.044715 times that.
+        const LINEAR: f32 = 1.595_769;
+        const CUBIC: f32 = 0.071_354_82;
+
+        let square = s.mul(x, x);
+        let y = s.mul(x, s.fma(square, s.splat(CUBIC), s.splat(LINEAR)));
+        times_logistic(s, x, y)
+    }
 }
 
-/// `1 − Φ(|x|)` is `½·e^(−x²/2)·t·(c₁ + t·(c₂ + …))` with `t = 1/(1 + p·|x|/√2)` (Hastings, 1955; Abramowitz and Stegun,
-/// 7.1.26), within 7.5·10⁻⁸.
-#[inline(always)]
-fn gelu<S: Simd>(s: S, x: S::F32) -> S::F32 {
-    const P: f32 = 0.327_591_1 * FRAC_1_SQRT_2;
-    const HALVES: [f32; 5] = [0.127_414_8, -0.142_248_37, 0.710_706_9, -0.726_576, 0.530_702_7];
+struct Gelu;
 
-    let a = s.abs(x);
-    let t = s.div(s.splat(1.0), s.fma(a, s.splat(P), s.splat(1.0)));
-    let [lower @ .., highest] = HALVES;
-    let p = s.mul(t, lower.iter().rev().fold(s.splat(highest), |p, c| s.fma(p, t, s.splat(*c))));
-    let tail = s.mul(p, exp2(s, s.mul(s.mul(x, x), s.splat(-0.5 * LOG2_E))));
-    // Φ on the side of x; where x is NaN, so is the tail.
-    let share = s.select(s.lt(s.splat(0.0), x), s.sub(s.splat(1.0), tail), tail);
-    s.mul(x, share)
+impl Shape for Gelu {
+    /// `1 − Φ(|x|)` is `½·e^(−x²/2)·t·(c₁ + t·(c₂ + …))` with `t = 1/(1 + p·|x|/√2)` (Hastings, 1955; Abramowitz and
+    /// Stegun, 7.1.26), within 7.5·10⁻⁸.
+    #[inline(always)]
+    fn of<S: Simd>(s: S, x: S::F32) -> S::F32 {
+        const P: f32 = 0.327_591_1 * FRAC_1_SQRT_2;
+        const HALVES: [f32; 5] = [0.127_414_8, -0.142_248_37, 0.710_706_9, -0.726_576, 0.530_702_7];
+
+        let a = s.abs(x);
+        let t = s.div(s.splat(1.0), s.fma(a, s.splat(P), s.splat(1.0)));
+        let [lower @ .., highest] = HALVES;
+        let p = s.mul(t, lower.iter().rev().fold(s.splat(highest), |p, c| s.fma(p, t, s.splat(*c))));
+        let tail = s.mul(p, exp2(s, s.mul(s.mul(x, x), s.splat(-0.5 * LOG2_E))));
+        // Φ on the side of x; where x is NaN, so is the tail.
+        let share = s.select(s.lt(s.splat(0.0), x), s.sub(s.splat(1.0), tail), tail);
+        s.mul(x, share)
+    }
 }
