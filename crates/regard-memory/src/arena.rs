@@ -77,7 +77,7 @@ impl Arena {
 
     /// The pages that the arena lies on.
     #[must_use]
-    pub const fn pages(&self) -> Pages {
+    pub fn pages(&self) -> Pages {
         self.lines.pages()
     }
 }

@@ -1,17 +1,12 @@
 //! Owned numbers, aligned for vectors.
 
-use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::ptr::{self, NonNull};
+use std::sync::Arc;
 
-use crate::pages::{self, Pages};
-use crate::{Error, LINE, Pod, Result};
-
-/// The alignment asked of the allocator: one that every platform's `calloc` keeps by itself. For more, the allocator
-/// would have to write the zeros by hand, which makes every page resident; the buffer aligns itself within a block that
-/// is a little longer instead.
-const ALLOCATOR_ALIGN: usize = 8;
+use crate::block::Block;
+use crate::{Error, LINE, Pages, Pod, Result};
 
 /// A growable run of plain numbers that starts on a 64-byte line, or on a huge page.
 ///
@@ -36,14 +31,14 @@ pub struct AlignedBuffer<T: Pod> {
     capacity: usize,
     /// No element from here on has been handed out since the block was allocated: these are zero.
     touched: usize,
-    /// The block that `start` lies in; none when nothing is allocated.
-    block: Option<(NonNull<u8>, Layout)>,
-    /// Wished for; `granted` is what the block has.
+    /// The block that `start` lies in, alone or with the buffers of a [`Region`](crate::Region); none when nothing is
+    /// allocated.
+    block: Option<Arc<Block>>,
+    /// Wished for; the block says what was granted.
     wanted: Pages,
-    granted: Pages,
 }
 
-// SAFETY: the buffer owns its block alone, as `Box<[T]>` does.
+// SAFETY: the buffer owns its part of the block alone, as `Box<[T]>` does.
 unsafe impl<T: Pod + Send> Send for AlignedBuffer<T> {}
 // SAFETY: as above; shared access only reads.
 unsafe impl<T: Pod + Sync> Sync for AlignedBuffer<T> {}
@@ -61,7 +56,7 @@ impl<T: Pod> AlignedBuffer<T> {
         const { assert!(align_of::<T>() <= LINE) };
         // Never read through: it only has to be aligned, also as an empty slice.
         let start = NonNull::new(ptr::without_provenance_mut(LINE)).expect("a line is not address zero");
-        Self { start, len: 0, capacity: 0, touched: 0, block: None, wanted: pages, granted: Pages::Normal }
+        Self { start, len: 0, capacity: 0, touched: 0, block: None, wanted: pages }
     }
 
     /// `len` zeros.
@@ -136,31 +131,18 @@ impl<T: Pod> AlignedBuffer<T> {
             self.capacity = self.capacity.max(capacity);
             return Ok(());
         }
-        let overflow = Error::Overflow { what: "buffer" };
-        let bytes = capacity.checked_mul(size_of::<T>()).ok_or(overflow.clone())?;
-        let huge = self.wanted == Pages::Huge && bytes >= pages::HUGE;
-        let align = if huge { pages::HUGE } else { LINE };
-        let bytes = bytes.checked_next_multiple_of(align).ok_or(overflow.clone())?;
-        let padded = bytes.checked_add(align - ALLOCATOR_ALIGN).ok_or(overflow.clone())?;
-        let layout = Layout::from_size_align(padded, ALLOCATOR_ALIGN).map_err(|_| overflow)?;
-        // SAFETY: the layout's size is not zero: `capacity` and the element's size are not.
-        let block = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or(Error::OutOfMemory { bytes: padded })?;
-        let skip = block.as_ptr().addr().next_multiple_of(align) - block.as_ptr().addr();
-        // SAFETY: the block is aligned to ALLOCATOR_ALIGN, so `skip` is at most the padding.
-        let start = unsafe { block.add(skip) };
-        let granted = if huge { pages::advise(start.as_ptr(), bytes) } else { Pages::Normal };
-        let start = start.cast::<T>();
+        let bytes = capacity.checked_mul(size_of::<T>()).ok_or(Error::Overflow { what: "buffer" })?;
+        let block = Block::zeroed(self.wanted, bytes)?;
+        let start = block.start().cast::<T>();
         // SAFETY: the old place is valid for `len` elements, the new one for more, and they are two blocks.
         unsafe { ptr::copy_nonoverlapping(self.start.as_ptr(), start.as_ptr(), self.len) };
-        self.release();
         *self = Self {
             start,
             len: self.len,
-            capacity: bytes / size_of::<T>(),
+            capacity: block.bytes() / size_of::<T>(),
             touched: self.len,
-            block: Some((block, layout)),
+            block: Some(Arc::new(block)),
             wanted: self.wanted,
-            granted,
         };
         Ok(())
     }
@@ -171,25 +153,21 @@ impl<T: Pod> AlignedBuffer<T> {
         self.capacity
     }
 
-    /// The pages that the buffer lies on: [`Pages::Huge`] only if they were asked for, the buffer is no shorter than one,
-    /// and the system agreed to use them.
+    /// The pages that the buffer lies on: [`Pages::Huge`] only if they were asked for, the buffer is no shorter than one
+    /// or lies in a [`Region`](crate::Region) with others, and the system agreed to use them.
     #[must_use]
-    pub const fn pages(&self) -> Pages {
-        self.granted
+    pub fn pages(&self) -> Pages {
+        self.block.as_ref().map_or(Pages::Normal, |block| block.pages())
     }
 
-    /// Gives the block back. The caller replaces or drops `self`.
-    fn release(&mut self) {
-        if let Some((block, layout)) = self.block.take() {
-            // SAFETY: it was allocated with this layout, and `take` sees to it that it is given back once.
-            unsafe { dealloc(block.as_ptr(), layout) };
-        }
-    }
-}
-
-impl<T: Pod> Drop for AlignedBuffer<T> {
-    fn drop(&mut self) {
-        self.release();
+    /// `len` zeros from `offset` on in a block that others lie in, too.
+    ///
+    /// # Safety
+    /// The bytes lie in the block, start on a line, were never handed out, and never will be again.
+    pub(crate) unsafe fn within(block: Arc<Block>, offset: usize, len: usize, wanted: Pages) -> Self {
+        // SAFETY: as the caller says.
+        let start = unsafe { block.start().add(offset) }.cast();
+        Self { start, len, capacity: len, touched: len, block: Some(block), wanted }
     }
 }
 

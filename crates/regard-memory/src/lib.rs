@@ -3,6 +3,7 @@
 //! | noun | one sentence |
 //! | --- | --- |
 //! | [`AlignedBuffer`] | owned numbers, aligned to 64 bytes, zeroed lazily, optionally on huge pages |
+//! | [`Region`] | buffers that live together, one behind the other, and fill huge pages together |
 //! | [`Arena`] | the only place that scratch comes from; its [`Need`] is stated before it is used |
 //! | [`Rows`], [`RowsMut`] | a borrowed strided matrix, checked once |
 //! | [`Tensor`], [`TensorMut`] | a borrowed `[batch, heads, seq, dim]`, checked once |
@@ -16,6 +17,7 @@
 mod ahead;
 mod arena;
 mod available;
+mod block;
 mod buffer;
 mod counting;
 mod cuts;
@@ -26,6 +28,7 @@ mod need;
 mod pages;
 mod parts;
 mod prefetch;
+mod region;
 mod rows;
 mod rows_mut;
 mod tensor;
@@ -45,7 +48,8 @@ pub use error::{Error, Result};
 pub use need::Need;
 pub use pages::Pages;
 pub use parts::{Backwards, Chunks, Each, Indices, Parts, Pieces, backwards, chunks_of, each_of, pieces_of};
-pub use prefetch::{prefetch_read, prefetch_row, prefetch_write};
+pub use prefetch::{prefetch_read, prefetch_row, prefetch_stream, prefetch_write};
+pub use region::Region;
 pub use rows::Rows;
 pub use rows_mut::{ColumnParts, RowParts, RowsMut};
 pub use tensor::Tensor;

@@ -25,6 +25,25 @@ pub fn prefetch_read<T>(address: *const T) {
     let _ = address;
 }
 
+/// As [`prefetch_read`], into the second cache only. The first has room for few lines that are on their way (24 on Zen 4,
+/// which is 16 GB/s at 100 ns), and hints for it keep the CPU's own prefetcher from running ahead: streams of memory that are
+/// read once want this one.
+#[inline(always)]
+pub fn prefetch_stream<T>(address: *const T) {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        // SAFETY: as in `prefetch_read`.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(address.cast()) };
+    }
+    #[cfg(all(target_arch = "aarch64", not(miri)))]
+    // SAFETY: as in `prefetch_read`.
+    unsafe {
+        std::arch::asm!("prfm pldl2keep, [{0}]", in(reg) address, options(nostack, readonly, preserves_flags));
+    }
+    let _ = address;
+}
+
 /// [`prefetch_read`] of every line of some numbers.
 ///
 /// ```

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 
 use regard_kernels::{Kernels, Weight, WeightFormat};
+use regard_memory::{Pages, Region};
 use regard_threads::Pool;
 
 use crate::checkpoint::{Checkpoint, Stored};
@@ -99,6 +100,8 @@ pub(crate) struct Loader<'a, C> {
     /// What weights that are plain numbers, and what they are applied to, are rounded to.
     pub(crate) rounding: Rounding,
     pool: &'a Pool,
+    /// Where the weights lie, in the order in which they are read.
+    region: Region,
     /// One for each thread.
     buffers: Vec<Vec<u8>>,
     /// Names of tensors that have a place.
@@ -109,7 +112,8 @@ impl<'a, C: Checkpoint> Loader<'a, C> {
     pub(crate) fn new(file: &'a C, pool: &'a Pool) -> Result<Self> {
         check_room(file)?;
         let buffers = vec![Vec::new(); pool.threads()];
-        Ok(Loader { file, norm_offset: 0.0, rounding: Rounding::None, pool, buffers, placed: BTreeSet::new() })
+        let (region, placed) = (Region::on(Pages::Huge), BTreeSet::new());
+        Ok(Loader { file, norm_offset: 0.0, rounding: Rounding::None, pool, region, buffers, placed })
     }
 
     fn block(&mut self, index: usize, block: &Block, width: usize) -> Result<BlockWeights> {
@@ -197,7 +201,7 @@ impl<'a, C: Checkpoint> Loader<'a, C> {
         };
         // What a row does not have of its last block is 0.
         let stored = inputs.next_multiple_of(format.block_inputs());
-        let mut weight = Weight::zeroed(format, member.outputs, stored)?;
+        let mut weight = Weight::zeroed_in(&mut self.region, format, member.outputs, stored)?;
         let failure = Failure::default();
         self.pool.run_with(&mut self.buffers, weight.parts(PANELS_AT_ONCE), |bytes, _, mut part| {
             let rows = part.rows();

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::ops::Range;
 
-use regard_memory::{AlignedBuffer, Chunks, Pages, Parts, cast_slice, cast_slice_mut, chunks_of};
+use regard_memory::{AlignedBuffer, Chunks, Pages, Parts, Region, cast_slice, cast_slice_mut, chunks_of};
 
 use super::slab::Slab;
 use crate::{Error, PANEL, WeightFormat};
@@ -96,6 +96,28 @@ impl Weight {
     /// # Errors
     /// [`Error::Size`] if `inputs` is no whole number of the format's blocks; [`Error::Memory`] if there is no room.
     pub fn zeroed(format: WeightFormat, outputs: usize, inputs: usize) -> Result<Weight, Error> {
+        Self::made(format, outputs, inputs, |bytes| AlignedBuffer::zeroed_on(Pages::Huge, bytes))
+    }
+
+    /// The same in memory that it shares with others: those that are used together and read in this order.
+    ///
+    /// # Errors
+    /// As [`zeroed`](Self::zeroed).
+    pub fn zeroed_in(
+        region: &mut Region,
+        format: WeightFormat,
+        outputs: usize,
+        inputs: usize,
+    ) -> Result<Weight, Error> {
+        Self::made(format, outputs, inputs, |bytes| region.zeroed(bytes))
+    }
+
+    fn made(
+        format: WeightFormat,
+        outputs: usize,
+        inputs: usize,
+        zeroed: impl FnOnce(usize) -> regard_memory::Result<AlignedBuffer<u8>>,
+    ) -> Result<Weight, Error> {
         if !inputs.is_multiple_of(format.block_inputs()) {
             let expected = match format.block_inputs() {
                 256 => "a whole number of blocks of 256",
@@ -106,8 +128,7 @@ impl Weight {
         let overflow = Error::Size { name: "outputs", has: outputs, expected: "few enough for the address space" };
         let panel = format.row_bytes(inputs).and_then(|bytes| bytes.checked_mul(PANEL)).ok_or(overflow.clone())?;
         let bytes = outputs.div_ceil(PANEL).checked_mul(panel).ok_or(overflow)?;
-        let bytes = AlignedBuffer::zeroed_on(Pages::Huge, bytes)?;
-        Ok(Weight { shape: Shape { format, outputs, inputs }, bytes })
+        Ok(Weight { shape: Shape { format, outputs, inputs }, bytes: zeroed(bytes)? })
     }
 
     /// How the weights are stored.
