@@ -11,6 +11,9 @@ use crate::shape::expect;
 use crate::task::Failure;
 use crate::{CacheDtype, Element, Error};
 
+/// Numbers from which on the cores share the writing: fewer are written before another core has heard of them.
+const SHARED: usize = 1 << 14;
+
 /// What a block holds, and where: for each head in turn its keys, its values, the scales of both where they have some, and
 /// a flag a panel; see [`Run`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,20 +85,22 @@ impl BlockFormat {
         kernels: Kernels,
         pool: &Pool,
     ) -> Result<(), Error> {
-        let failure = Failure::default();
-        pool.run(chunks_of(block, self.head_bytes), |head, bytes| {
+        let write = |head: usize, bytes: &mut [u8]| -> Result<(), Error> {
             let keys = keys.rows(0, head).block(tokens.clone(), 0..self.dim_k);
             let values = values.rows(0, head).block(tokens.clone(), 0..self.dim_v);
-            failure.catch(|| {
-                match self.dtype {
-                    CacheDtype::F32 => self.run_mut::<F32>(bytes).write(kernels, at, keys, values)?,
-                    CacheDtype::F16 => self.run_mut::<F16>(bytes).write(kernels, at, keys, values)?,
-                    CacheDtype::Bf16 => self.run_mut::<Bf16>(bytes).write(kernels, at, keys, values)?,
-                    CacheDtype::Int8 => self.run_mut::<Int8>(bytes).write_scaled(kernels, at, keys, values)?,
-                }
-                Ok(())
-            });
-        });
+            match self.dtype {
+                CacheDtype::F32 => self.run_mut::<F32>(bytes).write(kernels, at, keys, values)?,
+                CacheDtype::F16 => self.run_mut::<F16>(bytes).write(kernels, at, keys, values)?,
+                CacheDtype::Bf16 => self.run_mut::<Bf16>(bytes).write(kernels, at, keys, values)?,
+                CacheDtype::Int8 => self.run_mut::<Int8>(bytes).write_scaled(kernels, at, keys, values)?,
+            }
+            Ok(())
+        };
+        if self.kv_heads * tokens.len() * (self.dim_k + self.dim_v) < SHARED {
+            return block.chunks_exact_mut(self.head_bytes).enumerate().try_for_each(|(head, bytes)| write(head, bytes));
+        }
+        let failure = Failure::default();
+        pool.run(chunks_of(block, self.head_bytes), |head, bytes| failure.catch(|| write(head, bytes)));
         failure.into_result()
     }
 
