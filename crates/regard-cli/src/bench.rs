@@ -61,7 +61,7 @@ With --memory each technique is one piece of work done in several ways, which ta
 is faster or slower than the first where all of 15 rounds but one say so.
 
 With --model the cases are those of a whole model with a cache in bf16 (llama.cpp's: f16): load (from files that the system has in \
-memory), prompt-N (N random tokens) and token-N (one token after N others), for N of 512 and 4096 where the context \
+memory), prompt-N (N random tokens) and token-N (16 tokens one by one after N others), for N of 512 and 4096 where the context \
 holds them. The error is the largest difference of logits, a prompt taken at once against its end token by token, \
 beside the largest logit. A peer that needs more than 30 s for a prompt's calls is given 3; the table says so.
 

@@ -26,6 +26,11 @@ pub(crate) struct Work {
 }
 
 impl Work {
+    /// So many times the same work, one after the other.
+    pub(crate) fn times(self, count: usize) -> Work {
+        Work { flops: self.flops * count as f64, bytes: self.bytes * count as f64, ..self }
+    }
+
     /// `live_pairs` are those of all batch entries and query heads.
     pub(crate) fn of(case: &Case, live_pairs: u64, isa: Isa) -> Work {
         let shape = case.shape;

@@ -50,16 +50,15 @@ impl Llama {
         Ok(times)
     }
 
-    /// The seconds of each of `calls` tokens after `depth` others, their mean.
+    /// The seconds of each of `calls` runs of `count` tokens, one by one after `depth` others.
     ///
     /// # Errors
     /// It refuses.
-    pub(crate) fn tokens(&mut self, depth: usize, calls: usize) -> Result<Vec<f64>, Error> {
+    pub(crate) fn tokens(&mut self, depth: usize, count: usize, calls: usize) -> Result<Vec<f64>, Error> {
         if self.depth != depth {
             self.prompts(depth, 1)?;
         }
-        let seconds = self.seconds("generate", calls)?;
-        Ok(vec![seconds / calls as f64; calls])
+        (0..calls).map(|_| self.seconds("generate", count)).collect()
     }
 
     fn seconds(&mut self, command: &str, tokens: usize) -> Result<f64, Error> {

@@ -12,7 +12,7 @@ const MOST_ROUNDS: usize = 21;
 /// Short calls are repeated within a turn until it is about this long: the first of them find the caches full of what
 /// the other side did.
 const TURN: Duration = Duration::from_millis(10);
-pub(crate) const MOST_CALLS: usize = 64;
+const MOST_CALLS: usize = 64;
 
 /// Beyond the fewest rounds, our side is given no more time than this.
 const ENOUGH: Duration = Duration::from_millis(1500);

@@ -13,7 +13,7 @@ use crate::bench::Results;
 use crate::bench::case::Target;
 use crate::bench::limit::{Probe, Work};
 use crate::bench::llama::Llama;
-use crate::bench::measure::{MOST_CALLS, alternate, median};
+use crate::bench::measure::{alternate, median};
 use crate::bench::report::{Accuracy, Amount, Figures, PeerFigures};
 use crate::bench::tokens::Tokens;
 use crate::error::Error;
@@ -23,6 +23,10 @@ const DEPTHS: [usize; 2] = [512, 4096];
 
 /// Tokens at a prompt's end that are also taken in one by one.
 const ONE_BY_ONE: usize = 16;
+
+/// Tokens of a call that goes on: texts are written one token after the other, and a first one alone finds the caches full
+/// of what the other side did.
+const RUN: usize = 16;
 
 /// The largest difference between the two ways, beside the largest logit. Keys are added up in another order where a
 /// token's are shared out among the cores, and the cache's bf16 makes more of that: 0.0023 was seen after 4096 tokens, and
@@ -66,9 +70,9 @@ impl DecoderSubject {
         let description = Description::from_gguf(&file)?;
         let (vocabulary, limit) = (description.vocabulary, description.context);
         let context = context.unwrap_or(limit);
-        let depths: Vec<_> = DEPTHS.into_iter().filter(|depth| depth + MOST_CALLS <= context).collect();
+        let depths: Vec<_> = DEPTHS.into_iter().filter(|depth| depth + RUN <= context).collect();
         if depths.is_empty() {
-            let least = DEPTHS[0] + MOST_CALLS;
+            let least = DEPTHS[0] + RUN;
             let file = path.display();
             return Err(Error::Usage(format!("{file}: a context of {context} tokens is too short: --context {least}")));
         }
@@ -105,12 +109,12 @@ impl Subject for DecoderSubject {
         let Some(&deepest) = depths.last() else { return Ok(()) };
 
         let model = Model::load(&self.path, &options)?;
-        let context = deepest + MOST_CALLS;
+        let context = deepest + RUN;
         let mut session = model.session(context, CacheDtype::Bf16)?;
         let mut llama = python.map(|python| Llama::start(python, &self.path, context, self.threads)).transpose()?;
         clock.peer = llama.as_ref().map(|llama| llama.name.clone());
         let mut random = ChaCha8Rng::seed_from_u64(0);
-        let tokens: Vec<u32> = (0..=deepest).map(|_| random.random_range(0..self.vocabulary as u32)).collect();
+        let tokens: Vec<u32> = (0..deepest).map(|_| random.random_range(0..self.vocabulary as u32)).collect();
         for depth in depths {
             let [prompt, token] = ids(depth);
             let accuracy = vec![check(&mut session, &tokens[..depth])?];
@@ -126,11 +130,11 @@ impl Subject for DecoderSubject {
             if is_chosen(&token) {
                 let ours = || {
                     session.truncate(depth);
-                    Ok(session.feed(&tokens[depth..=depth]).map(drop)?)
+                    tokens[..RUN].chunks(1).try_for_each(|token| Ok(session.feed(token).map(drop)?))
                 };
-                let peer = |calls| llama.as_mut().map_or(Ok(Vec::new()), |llama| llama.tokens(depth, calls));
-                let work = self.tokens.work(depth, 1);
-                results.measure(&token, || clock.time(&work, tokens_of(1), accuracy, ours, peer))?;
+                let peer = |calls| llama.as_mut().map_or(Ok(Vec::new()), |llama| llama.tokens(depth, RUN, calls));
+                let work: Vec<_> = self.tokens.work(depth + RUN / 2, 1).into_iter().map(|one| one.times(RUN)).collect();
+                results.measure(&token, || clock.time(&work, tokens_of(RUN), accuracy, ours, peer))?;
             }
         }
         Ok(())
