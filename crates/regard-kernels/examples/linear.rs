@@ -86,7 +86,7 @@ impl Case {
         let x: Vec<f32> = (0..PROMPT * inputs).map(|_| normal(&mut random)).collect();
         let rows = Rows::contiguous(&x, PROMPT, inputs)?;
         let mut pairs = vec![0; PROMPT * inputs / 2];
-        kernels.round_to_bf16(rows, &mut pairs)?;
+        kernels.round_to_bf16(rows, RowsMut::contiguous(&mut pairs, PROMPT, inputs / 2)?)?;
         let mut blocks = vec![ActivationBlock::default(); PROMPT * ActivationBlock::<2>::per_row(inputs)];
         kernels.quantize(rows, &mut blocks)?;
         let mut bytes_of_x = vec![ActivationBlock::default(); PROMPT * ActivationBlock::<1>::per_row(inputs)];
@@ -117,7 +117,7 @@ impl Case {
         let (inputs, outputs) = (self.weight.inputs(), self.weight.outputs());
         let mut y = vec![0.0; rows * outputs];
         let out = RowsMut::contiguous(&mut y, rows, outputs)?;
-        kernels.linear(&self.weight, 0..self.weight.panels(), self.activations(kind, rows)?, out, Epilogue::Store)?;
+        kernels.linear(&self.weight, 0..self.weight.panels(), self.activations(kind, rows)?, out, Epilogue::STORE)?;
         let (mut error, mut power) = (0.0, 0.0);
         let mut row = vec![0.0; inputs];
         for output in 0..outputs {
@@ -206,7 +206,7 @@ impl Bench {
                     let panels = weight.panels() * thread / threads..weight.panels() * (thread + 1) / threads;
                     let columns = weight.columns(panels.clone()).len();
                     let out = RowsMut::new(&mut y, rows, columns, columns).expect("y has room for all columns");
-                    self.kernels.linear(weight, panels, x, out, Epilogue::Store).expect("shapes that fit");
+                    self.kernels.linear(weight, panels, x, out, Epilogue::STORE).expect("shapes that fit");
                 }
             };
             pass(&weights[..1]);

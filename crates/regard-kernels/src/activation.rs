@@ -65,6 +65,17 @@ impl Kernels {
     }
 }
 
+impl Activation {
+    /// `x = activation(x)` within a kernel: a function of its own, so that it is compiled once for an instruction set and not
+    /// for every product that ends with it.
+    pub(crate) fn apply<S: Simd>(self, s: S, x: &mut [f32]) {
+        s.vectorize(
+            #[inline(always)]
+            || Apply { activation: self, x, up: None }.run(s),
+        );
+    }
+}
+
 /// An activation as a type: what is generic over it is compiled, and inlined, for each. (Through a function that is passed on,
 /// the instructions of [`Simd`] would not be inlined.)
 trait Shape {

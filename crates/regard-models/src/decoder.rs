@@ -119,7 +119,7 @@ impl Decoder {
         {
             let normed = self.norm_rows(&block.norm, &weights.mixer_norm, stream.as_rows(), frame)?;
             let out = RowsMut::contiguous(heads_of_all, rows, stride)?;
-            weights.qkv.apply(self.kernels, &self.pool, normed, out, Epilogue::Store, &mut frame.scope())?;
+            weights.qkv.apply(self.kernels, &self.pool, normed, out, Epilogue::STORE, &mut frame.scope())?;
         }
         let turned = [(QUERIES, heads, &weights.query_norm), (KEYS, kv_heads, &weights.key_norm)];
         self.for_rows(RowsMut::contiguous(heads_of_all, rows, stride)?, |row, all| {
@@ -166,7 +166,7 @@ impl Decoder {
         {
             let normed = self.norm_rows(&block.norm, &weights.feed_forward_norm, stream.as_rows(), frame)?;
             let out = RowsMut::contiguous(gate_up, rows, stride)?;
-            weights.gate_up.apply(self.kernels, &self.pool, normed, out, Epilogue::Store, &mut frame.scope())?;
+            weights.gate_up.apply(self.kernels, &self.pool, normed, out, Epilogue::STORE, &mut frame.scope())?;
         }
         let gated = frame.take::<f32>(rows * hidden);
         let (gate, up) = (weights.gate_up.start(GATE), weights.gate_up.start(UP));
@@ -189,12 +189,12 @@ impl Decoder {
         frame: &mut Frame<'_>,
     ) -> Result<()> {
         let Some((norm, weight)) = norm else {
-            return projection.apply(self.kernels, &self.pool, x, stream, Epilogue::Add, frame);
+            return projection.apply(self.kernels, &self.pool, x, stream, Epilogue::ADD, frame);
         };
         let (rows, width) = (stream.rows(), stream.cols());
         let result = frame.take::<f32>(rows * width);
         let out = RowsMut::contiguous(result, rows, width)?;
-        projection.apply(self.kernels, &self.pool, x, out, Epilogue::Store, &mut frame.scope())?;
+        projection.apply(self.kernels, &self.pool, x, out, Epilogue::STORE, &mut frame.scope())?;
         let normed = self.norm_rows(norm, weight, Rows::contiguous(result, rows, width)?, frame)?;
         self.for_rows(stream, |row, stream| {
             stream.iter_mut().zip(normed.row(row)).for_each(|(x, more)| *x += more);
@@ -210,7 +210,7 @@ impl Decoder {
     /// The logits of some rows of the stream, `[rows, vocabulary]`.
     pub(crate) fn logits(&self, stream: Rows<'_, f32>, logits: RowsMut<'_, f32>, frame: &mut Frame<'_>) -> Result<()> {
         let normed = self.norm_rows(&self.description.norm, &self.norm, stream, frame)?;
-        self.head().apply(self.kernels, &self.pool, normed, logits, Epilogue::Store, frame)
+        self.head().apply(self.kernels, &self.pool, normed, logits, Epilogue::STORE, frame)
     }
 
     /// What makes logits.

@@ -121,7 +121,7 @@ fn packed_weights_are_the_same_to_the_bit() {
             let mut columns = vec![f32::NAN; inputs * outputs];
             let x = Activations::F32(Rows::contiguous(&ones, inputs, inputs).unwrap());
             let out = RowsMut::contiguous(&mut columns, inputs, outputs).unwrap();
-            Kernels::new(isa).linear(&weight, 0..weight.panels(), x, out, Epilogue::Store).unwrap();
+            Kernels::new(isa).linear(&weight, 0..weight.panels(), x, out, Epilogue::STORE).unwrap();
             let rows: Vec<f32> = (0..outputs * inputs).map(|at| columns[at % inputs * outputs + at / inputs]).collect();
             // Sums that begin with 0 have no negative zeros.
             let plus: Vec<f32> = expected.iter().map(|number| number + 0.0).collect();

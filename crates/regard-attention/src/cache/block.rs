@@ -97,7 +97,10 @@ impl BlockFormat {
             Ok(())
         };
         if self.kv_heads * tokens.len() * (self.dim_k + self.dim_v) < SHARED {
-            return block.chunks_exact_mut(self.head_bytes).enumerate().try_for_each(|(head, bytes)| write(head, bytes));
+            return block
+                .chunks_exact_mut(self.head_bytes)
+                .enumerate()
+                .try_for_each(|(head, bytes)| write(head, bytes));
         }
         let failure = Failure::default();
         pool.run(chunks_of(block, self.head_bytes), |head, bytes| failure.catch(|| write(head, bytes)));

@@ -27,7 +27,7 @@ pub(super) struct ByteProduct<'a, T, const BYTES: usize> {
     pub(super) slabs: &'a [T],
     pub(super) x: QuantizedRows<'a, BYTES>,
     pub(super) out: RowsMut<'a, f32>,
-    pub(super) epilogue: Epilogue,
+    pub(super) epilogue: Epilogue<'a>,
 }
 
 impl<T: Quantized, const BYTES: usize> Kernel for ByteProduct<'_, T, BYTES> {
@@ -41,7 +41,7 @@ impl<T: Quantized, const BYTES: usize> Kernel for ByteProduct<'_, T, BYTES> {
                 let x = &x.blocks[row * blocks..][..R * blocks];
                 let mut sums = [[0.0; PANEL]; R];
                 multiply_rows::<S, T, BYTES, R>(s, slabs, x, &mut sums);
-                epilogue.finish(s, &sums, row, panel * PANEL, &mut out);
+                epilogue.finish(s, &mut sums, row, panel * PANEL, &mut out);
             });
         }
     }

@@ -3,6 +3,7 @@
 pub(crate) mod blocks;
 mod bytes;
 mod codes;
+mod epilogue;
 mod factors;
 mod format;
 mod numbers;
@@ -12,16 +13,17 @@ mod weight;
 
 use std::ops::Range;
 
-use regard_memory::{Rows, RowsMut};
-use regard_simd::{Isa, Simd};
+use regard_memory::{Rows, RowsMut, cast_slice_mut};
+use regard_simd::{Isa, Kernel, Simd};
 
 use self::bytes::ByteProduct;
+use self::epilogue::Nothing;
 use self::numbers::NumberProduct;
-use self::slab::Row;
 pub(crate) use self::slab::Slab;
 pub(crate) use self::weight::with_slab;
-use crate::{Bf16, Error, F32, Kernels, Operand};
+use crate::{Bf16, Error, F32, Kernels, Operand, PANEL};
 
+pub use epilogue::Epilogue;
 pub use format::WeightFormat;
 pub use quantized::{ActivationBlock, QuantizedRows};
 pub use weight::{Weight, WeightPart, WeightParts};
@@ -41,6 +43,32 @@ pub enum Activations<'a> {
     Bytes(QuantizedRows<'a, 1>),
 }
 
+impl Activations<'_> {
+    /// How many rows.
+    pub fn rows(&self) -> usize {
+        match self {
+            Activations::F32(x) => x.rows(),
+            Activations::Bf16(x) => x.rows(),
+            Activations::Quantized(x) => x.rows(),
+            Activations::Bytes(x) => x.rows(),
+        }
+    }
+
+    /// Some of the rows.
+    ///
+    /// # Panics
+    /// There are no such rows.
+    #[must_use]
+    pub fn block(&self, rows: Range<usize>) -> Self {
+        match self {
+            Activations::F32(x) => Activations::F32(x.block(rows, 0..x.cols())),
+            Activations::Bf16(x) => Activations::Bf16(x.block(rows, 0..x.cols())),
+            Activations::Quantized(x) => Activations::Quantized(x.block(rows)),
+            Activations::Bytes(x) => Activations::Bytes(x.block(rows)),
+        }
+    }
+}
+
 /// The kinds of [`Activations`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ActivationKind {
@@ -54,57 +82,8 @@ pub enum ActivationKind {
     Bytes,
 }
 
-/// What becomes of the sums.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Epilogue {
-    /// `out = y`.
-    Store,
-    /// `out = out + y`, as a residual connection does.
-    Add,
-}
-
-impl Epilogue {
-    /// Puts a bias where products are added afterwards, with [`Epilogue::Add`].
-    ///
-    /// ```
-    /// use regard_kernels::Epilogue;
-    ///
-    /// let mut out = [1.0, 2.0];
-    /// Epilogue::Add.begin(&[0.5, 0.5], &mut out);
-    /// assert_eq!(out, [1.5, 2.5]);
-    /// Epilogue::Store.begin(&[0.5, 0.5], &mut out);
-    /// assert_eq!(out, [0.5, 0.5]);
-    /// ```
-    pub fn begin(self, bias: &[f32], out: &mut [f32]) {
-        for (out, bias) in out.iter_mut().zip(bias) {
-            *out = if self == Epilogue::Add { *out + bias } else { *bias };
-        }
-    }
-
-    /// Writes sums, a row of a panel each, to `out` from `row` and `column` on, where columns exist.
-    #[inline(always)]
-    fn finish<S: Simd>(self, s: S, sums: &[Row<f32>], row: usize, column: usize, out: &mut RowsMut<'_, f32>) {
-        for (r, sums) in sums.iter().enumerate() {
-            let out = &mut out.row_mut(row + r)[column..];
-            let live = out.len().min(sums.len());
-            let (out, sums) = (&mut out[..live], &sums[..live]);
-            let whole = live / S::LANES * S::LANES;
-            for at in (0..whole).step_by(S::LANES) {
-                // SAFETY: both slices hold `at + LANES` numbers.
-                unsafe {
-                    let (sum, out) = (s.load(sums[at..].as_ptr()), out[at..].as_mut_ptr());
-                    s.store(out, if self == Epilogue::Add { s.add(s.load(out), sum) } else { sum });
-                }
-            }
-            for (out, sum) in out[whole..].iter_mut().zip(&sums[whole..]) {
-                *out = if self == Epilogue::Add { *out + sum } else { *sum };
-            }
-        }
-    }
-}
-
 impl Kernels {
-    /// The outputs of some panels of a linear layer, for all rows: `y = x · Wᵀ`.
+    /// The outputs of some panels of a linear layer, for all rows: `y = x · Wᵀ`, and what the epilogue makes of it.
     ///
     /// - `x`: `[rows, inputs]`, as one of [`Activations`];
     /// - `out`: `[rows, columns]`, where the columns are [`Weight::columns`] of `panels`.
@@ -114,8 +93,8 @@ impl Kernels {
     ///
     /// ```
     /// use regard_kernels::{Activations, Epilogue, Kernels, Weight, WeightFormat};
-    /// use regard_memory::{Rows, RowsMut};
-    /// use regard_simd::Isa;
+    /// use regard_memory::{Rows, RowsMut, cast_slice_mut};
+    /// use regard_simd::{Isa, Kernel, Simd};
     ///
     /// // [outputs = 2, inputs = 3]
     /// let bytes: Vec<u8> = [1.0f32, 2.0, 3.0, 4.0, 5.0, 6.0].iter().flat_map(|x| x.to_le_bytes()).collect();
@@ -125,13 +104,13 @@ impl Kernels {
     /// let x = Activations::F32(Rows::contiguous(&[1.0, 1.0, 1.0], 1, 3)?);
     /// let mut y = [0.5, 0.5];
     /// let out = RowsMut::contiguous(&mut y, 1, 2)?;
-    /// Kernels::new(Isa::best()).linear(&weight, 0..weight.panels(), x, out, Epilogue::Add)?;
+    /// Kernels::new(Isa::best()).linear(&weight, 0..weight.panels(), x, out, Epilogue::ADD)?;
     /// assert_eq!(y, [6.5, 15.5]);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///
     /// # Errors
-    /// [`Error::Length`] if `x` and the weight, or `out` and the product, differ in shape; [`Error::Size`] if there are no
+    /// [`Error::Length`] if `x` and the weight, or `out`, a bias and the product, differ in shape; [`Error::Size`] if there are no
     /// such panels, or if quantised activations meet weights that are plain numbers.
     pub fn linear(
         self,
@@ -139,7 +118,7 @@ impl Kernels {
         panels: Range<usize>,
         x: Activations<'_>,
         out: RowsMut<'_, f32>,
-        epilogue: Epilogue,
+        epilogue: Epilogue<'_>,
     ) -> Result<(), Error> {
         let same =
             |name, has, expected| if has == expected { Ok(()) } else { Err(Error::Length { name, has, expected }) };
@@ -156,13 +135,12 @@ impl Kernels {
         same("activation row", words, expected)?;
         same("out rows", out.rows(), rows)?;
         same("out columns", out.cols(), weight.columns(panels.clone()).len())?;
+        same("bias", epilogue.bias.map_or(out.cols(), <[f32]>::len), out.cols())?;
+        let isa = self.isa();
         if inputs == 0 {
-            if epilogue == Epilogue::Store {
-                out.into_rows().for_each(|row| row.fill(0.0));
-            }
+            isa.run(Nothing { out, epilogue });
             return Ok(());
         }
-        let isa = self.isa();
         match x {
             Activations::F32(x) => with_slab!(weight.format(), T => {
                 let slabs = slabs_of::<T>(weight, panels);
@@ -178,21 +156,20 @@ impl Kernels {
         Ok(())
     }
 
-    /// Rounds activations to pairs of bf16, the nearest ones: `x`: `[rows, inputs]`, `out`: `[rows][⌈inputs / 2⌉]`.
+    /// Rounds activations to pairs of bf16, the nearest ones: `x`: `[rows, inputs]`, `out`: `[rows, ⌈inputs / 2⌉]`. Beside an odd
+    /// last one stands 0.
     ///
     /// # Errors
-    /// [`Error::Length`] if `out` is too short or too long.
-    pub fn round_to_bf16(self, x: Rows<'_, f32>, out: &mut [u32]) -> Result<(), Error> {
-        let words = x.cols().div_ceil(Bf16::DEPTH);
-        let expected = x.rows().saturating_mul(words);
-        if out.len() != expected {
-            return Err(Error::Length { name: "bf16 pairs", has: out.len(), expected });
-        }
-        if words > 0 {
-            for (x, out) in x.iter().zip(out.chunks_exact_mut(words)) {
-                self.pack_query::<Bf16, f32>(x, 1.0, out)?;
+    /// [`Error::Length`] if `out` has another shape.
+    pub fn round_to_bf16(self, x: Rows<'_, f32>, out: RowsMut<'_, u32>) -> Result<(), Error> {
+        for (name, has, expected) in
+            [("bf16 rows", out.rows(), x.rows()), ("bf16 pairs", out.cols(), x.cols().div_ceil(Bf16::DEPTH))]
+        {
+            if has != expected {
+                return Err(Error::Length { name, has, expected });
             }
         }
+        self.isa().run_dots(RoundToBf16 { x, out });
         Ok(())
     }
 }
@@ -204,7 +181,7 @@ fn byte_product<const BYTES: usize>(
     panels: Range<usize>,
     x: QuantizedRows<'_, BYTES>,
     out: RowsMut<'_, f32>,
-    epilogue: Epilogue,
+    epilogue: Epilogue<'_>,
 ) -> Result<(), Error> {
     with_slab!(
         weight.format(),
@@ -215,6 +192,36 @@ fn byte_product<const BYTES: usize>(
         }
     );
     Ok(())
+}
+
+/// [`Kernels::round_to_bf16`] of shapes that fit.
+struct RoundToBf16<'a> {
+    x: Rows<'a, f32>,
+    out: RowsMut<'a, u32>,
+}
+
+impl Kernel for RoundToBf16<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        for (x, out) in self.x.iter().zip(self.out.into_rows()) {
+            let out: &mut [u16] = cast_slice_mut(out);
+            let (vectors, rest) = x.split_at(x.len() / S::LANES * S::LANES);
+            let (halves, others) = out.split_at_mut(vectors.len());
+            for (x, halves) in vectors.chunks_exact(S::LANES).zip(halves.chunks_exact_mut(S::LANES)) {
+                // SAFETY: both chunks hold LANES numbers.
+                unsafe { s.store_bf16(halves.as_mut_ptr(), s.load(x.as_ptr())) };
+            }
+            if !others.is_empty() {
+                // As a vector too: the bits of a number do not depend on where it stands.
+                let (mut last, mut halves) = ([0.0; PANEL], [0; PANEL]);
+                last[..rest.len()].copy_from_slice(rest);
+                // SAFETY: arrays of PANEL ≥ LANES numbers.
+                unsafe { s.store_bf16(halves.as_mut_ptr(), s.load(last.as_ptr())) };
+                others.copy_from_slice(&halves[..others.len()]);
+            }
+        }
+    }
 }
 
 /// The slabs of some panels.

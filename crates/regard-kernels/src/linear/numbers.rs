@@ -31,7 +31,7 @@ pub(super) struct NumberProduct<'a, E: Operand, T> {
     /// `[rows, ⌈inputs / DEPTH⌉]`, of the operand.
     pub(super) x: Rows<'a, E::A>,
     pub(super) out: RowsMut<'a, f32>,
-    pub(super) epilogue: Epilogue,
+    pub(super) epilogue: Epilogue<'a>,
 }
 
 /// An operand that a weight can be widened to.

@@ -1,5 +1,7 @@
 //! Activations as bytes, or pairs of them.
 
+use std::ops::Range;
+
 use regard_memory::{Pod, Rows, Zeroable};
 use regard_simd::{Kernel, Simd};
 
@@ -85,6 +87,17 @@ impl<'a, const BYTES: usize> QuantizedRows<'a, BYTES> {
     /// How many rows.
     pub fn rows(&self) -> usize {
         self.rows
+    }
+
+    /// Some of the rows.
+    ///
+    /// # Panics
+    /// There are no such rows.
+    #[must_use]
+    pub fn block(&self, rows: Range<usize>) -> Self {
+        assert!(rows.start <= rows.end && rows.end <= self.rows, "rows {rows:?} of {}", self.rows);
+        let of_row = ActivationBlock::<BYTES>::per_row(self.inputs);
+        QuantizedRows { blocks: &self.blocks[rows.start * of_row..rows.end * of_row], rows: rows.len(), ..*self }
     }
 
     /// Activations in a row.

@@ -19,7 +19,7 @@ fn by_two_threads(kernels: Kernels, weight: &Weight, x: &Rounded, rows: usize, m
     let out = RowsMut::contiguous(&mut y, rows, outputs).unwrap();
     let (left, right) = out.split_columns_at((middle * PANEL).min(outputs));
     let work = |panels, out| {
-        kernels.linear(weight, panels, x.rows(0..rows, inputs), out, Epilogue::Store).unwrap();
+        kernels.linear(weight, panels, x.rows(0..rows, inputs), out, Epilogue::STORE).unwrap();
     };
     std::thread::scope(|scope| {
         scope.spawn(|| work(0..middle, left));

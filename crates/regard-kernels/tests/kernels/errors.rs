@@ -24,7 +24,7 @@ fn linear(
     let weight = Weight::zeroed(format, 70, 256).unwrap();
     let mut y = vec![0.0; out.0 * out.1];
     let y = RowsMut::contiguous(&mut y, out.0, out.1).unwrap();
-    kernels().linear(&weight, panels, x, y, Epilogue::Store)
+    kernels().linear(&weight, panels, x, y, Epilogue::STORE)
 }
 
 fn length(name: &'static str, has: usize, expected: usize) -> Result<(), Error> {
@@ -69,7 +69,13 @@ fn rounding_names_what_does_not_fit() {
     let x = [1.0; 66];
     let mut blocks = [ActivationBlock::<2>::default(); 3];
     let rows = Rows::contiguous(&x, 2, 33).unwrap();
-    assert_eq!(kernels().round_to_bf16(rows, &mut [0; 33]), length("bf16 pairs", 33, 34));
+    let mut pairs = [0; 51];
+    let mut round = |rows_of: usize, pairs_of: usize| {
+        kernels().round_to_bf16(rows, RowsMut::new(&mut pairs, rows_of, pairs_of, pairs_of).unwrap())
+    };
+    assert_eq!(round(2, 16), length("bf16 pairs", 16, 17));
+    assert_eq!(round(3, 17), length("bf16 rows", 3, 2));
+    assert_eq!(round(2, 17), Ok(()));
     assert_eq!(kernels().quantize(rows, &mut blocks), length("activation blocks", 3, 4));
     let rows = Rows::contiguous(&x[..64], 2, 32).unwrap();
     assert_eq!(kernels().quantize(rows, &mut blocks), length("activation blocks", 3, 2));
@@ -83,7 +89,7 @@ fn rounding_names_what_does_not_fit() {
 fn endless_rows_are_errors() {
     let x = [1.0; 32];
     let rows = Rows::new(&x, 1 << 60, 32, 0).unwrap();
-    assert!(kernels().round_to_bf16(rows, &mut []).is_err());
+    assert!(kernels().round_to_bf16(rows, RowsMut::new(&mut [], 0, 16, 16).unwrap()).is_err());
     let rows = Rows::new(&[1.0; 64], 1 << 63, 64, 0).map(|rows| kernels().quantize::<2>(rows, &mut []));
     assert!(rows.is_ok_and(|result| result.is_err()));
 }

@@ -174,7 +174,8 @@ impl Rounded {
             ActivationKind::F32 => Rounded::F32(x.iter().flatten().copied().collect()),
             ActivationKind::Bf16 => {
                 let mut pairs = vec![u32::MAX; rows * inputs.div_ceil(2)];
-                kernels.round_to_bf16(x, &mut pairs).expect("as many pairs");
+                let out = RowsMut::contiguous(&mut pairs, rows, inputs.div_ceil(2)).expect("as many pairs");
+                kernels.round_to_bf16(x, out).expect("as many pairs");
                 Rounded::Bf16(pairs)
             }
             ActivationKind::Quantized => Rounded::Quantized(quantized(kernels, x)),
@@ -209,7 +210,7 @@ impl Rounded {
 pub(crate) fn product(kernels: Kernels, weight: &Weight, x: Activations<'_>, rows: usize) -> Vec<f32> {
     let mut y = vec![f32::NAN; rows * weight.outputs()];
     let out = RowsMut::contiguous(&mut y, rows, weight.outputs()).expect("rows · outputs numbers");
-    kernels.linear(weight, 0..weight.panels(), x, out, Epilogue::Store).expect("shapes that fit");
+    kernels.linear(weight, 0..weight.panels(), x, out, Epilogue::STORE).expect("shapes that fit");
     y
 }
 

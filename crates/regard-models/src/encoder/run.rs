@@ -1,13 +1,15 @@
 //! Tokens through the layers of an encoder.
 
-use regard_attention::{Inputs, Options, Outputs, Plan, Shape, Terms};
-use regard_kernels::Epilogue;
+use half::bf16;
+use regard_attention::{Element, Inputs, Options, Outputs, Plan, Shape, Terms};
+use regard_kernels::{Epilogue, Number};
 use regard_masks::Mask;
-use regard_memory::{Arena, Need, Rows, RowsMut, Tensor, TensorMut};
+use regard_memory::{Arena, Need, Rows, RowsMut, Tensor, TensorMut, cast_slice, cast_slice_mut};
 
-use super::{Encoder, Layer, Norm, Pooling};
+use super::{Encoder, Layer, Norm, Pooling, Precision};
 use crate::Result;
 use crate::failure::Failure;
+use crate::projection::{Carried, Input, Numbers, Output, Projection, Rounding};
 
 /// Memory that is used again from batch to batch.
 #[derive(Default)]
@@ -27,6 +29,24 @@ struct Alike {
     bias: Vec<f32>,
 }
 
+/// How precise what steps hand to each other is.
+struct Carries {
+    /// Queries, keys and values.
+    heads: Rounding,
+    /// What attention makes of them, and what norms give to products.
+    mixed: Rounding,
+    /// What stands between the products of a feed-forward layer.
+    between: Rounding,
+}
+
+/// What a product takes of the stream: its numbers as they are, unless a norm has rounded them.
+fn input<'a>(stream: &'a [f32], rows: usize, rounded: Option<&'a Carried<'_>>) -> Result<Input<'a>> {
+    match rounded {
+        Some(rounded) => rounded.input(),
+        None => Ok(Rows::contiguous(stream, rows, stream.len().checked_div(rows).unwrap_or(0))?.into()),
+    }
+}
+
 /// Rows that a task works on where each is done alone.
 const ROWS_AT_ONCE: usize = 16;
 
@@ -36,14 +56,23 @@ impl Encoder {
         let (width, hidden) = (self.description.width, self.description.hidden);
         let rows = texts.iter().map(|text| text.len()).sum();
         let alike = self.alike(texts)?;
-        let widest = self.layers.iter().map(|layer| layer.qkv.columns()).max().unwrap_or(0).max(hidden);
-        let of_products = self.layers.iter().flat_map(|layer| [&layer.qkv, &layer.out, &layer.up, &layer.down]);
-        let products = of_products.map(|product| product.need(rows)).fold(Need::default(), Need::or);
-        let need = Need::of::<f32>(rows * width).and(Need::of::<f32>(rows * width)).and(Need::of::<f32>(rows * widest));
-        let mut frame = scratch.arena.frame(need.and(products))?;
+        let carries = self.carries();
+        let of_halves = self.layers.iter().map(|layer| {
+            let need =
+                |projection: &Projection| projection.need(rows).and(projection.rounded_need(rows, self.threads()));
+            let mixer = Carried::need(carries.heads, rows, layer.qkv.columns())
+                .and(Carried::need(carries.mixed, rows, width))
+                .and(need(&layer.qkv).or(need(&layer.out)));
+            mixer.or(Carried::need(carries.between, rows, hidden).and(need(&layer.up).or(need(&layer.down))))
+        });
+        let stream = Need::of::<f32>(rows * width).and(Carried::need(carries.mixed, rows, width));
+        let mut frame = scratch.arena.frame(stream.and(of_halves.fold(Need::default(), Need::or)))?;
         let stream = frame.take::<f32>(rows * width);
-        let mixed = frame.take::<f32>(rows * width);
-        let wide = frame.take::<f32>(rows * widest);
+        // What a norm gives, rounded with it where products take that.
+        let mut rounded = match carries.mixed {
+            Rounding::Bf16 => Some(Carried::take(carries.mixed, rows, width, &mut frame)),
+            _ => None,
+        };
 
         let mut row = 0;
         for text in texts {
@@ -55,30 +84,31 @@ impl Encoder {
                 row += 1;
             }
         }
-        self.norm_rows(&self.norm, RowsMut::contiguous(stream, rows, width)?)?;
+        self.norm_rows(&self.norm, RowsMut::contiguous(stream, rows, width)?, &mut rounded)?;
         for layer in &self.layers {
-            let stride = layer.qkv.columns();
-            let heads = &mut wide[..rows * stride];
-            let x = Rows::contiguous(stream, rows, width)?;
-            let out = RowsMut::contiguous(heads, rows, stride)?;
-            layer.qkv.apply(self.kernels, &self.pool, x, out, Epilogue::Store, &mut frame.scope())?;
-            for alike in &alike {
-                self.attend(layer, alike, heads, mixed, &mut scratch.attention)?;
+            {
+                let frame = &mut frame.scope();
+                let mut heads = Carried::take(carries.heads, rows, layer.qkv.columns(), frame);
+                let x = input(stream, rows, rounded.as_ref())?;
+                layer.qkv.apply(self.kernels, &self.pool, x, heads.output()?, Epilogue::STORE, frame)?;
+                let mut mixed = Carried::take(carries.mixed, rows, width, frame);
+                for alike in &alike {
+                    self.attend(layer, alike, &heads, &mut mixed, &mut scratch.attention)?;
+                }
+                let out = RowsMut::contiguous(stream, rows, width)?;
+                layer.out.apply(self.kernels, &self.pool, mixed.input()?, out, Epilogue::ADD, frame)?;
             }
-            let x = Rows::contiguous(mixed, rows, width)?;
-            let out = RowsMut::contiguous(stream, rows, width)?;
-            layer.out.apply(self.kernels, &self.pool, x, out, Epilogue::Add, &mut frame.scope())?;
-            self.norm_rows(&layer.mixer_norm, RowsMut::contiguous(stream, rows, width)?)?;
-
-            let between = &mut wide[..rows * hidden];
-            let x = Rows::contiguous(stream, rows, width)?;
-            let out = RowsMut::contiguous(between, rows, hidden)?;
-            let activation = self.description.activation;
-            layer.up.apply_activated(self.kernels, &self.pool, x, out, activation, &mut frame.scope())?;
-            let x = Rows::contiguous(between, rows, hidden)?;
-            let out = RowsMut::contiguous(stream, rows, width)?;
-            layer.down.apply(self.kernels, &self.pool, x, out, Epilogue::Add, &mut frame.scope())?;
-            self.norm_rows(&layer.norm, RowsMut::contiguous(stream, rows, width)?)?;
+            self.norm_rows(&layer.mixer_norm, RowsMut::contiguous(stream, rows, width)?, &mut rounded)?;
+            {
+                let frame = &mut frame.scope();
+                let mut between = Carried::take(carries.between, rows, hidden, frame);
+                let activated = Epilogue { activation: Some(self.description.activation), ..Epilogue::STORE };
+                let x = input(stream, rows, rounded.as_ref())?;
+                layer.up.apply(self.kernels, &self.pool, x, between.output()?, activated, frame)?;
+                let out = RowsMut::contiguous(stream, rows, width)?;
+                layer.down.apply(self.kernels, &self.pool, between.input()?, out, Epilogue::ADD, frame)?;
+            }
+            self.norm_rows(&layer.norm, RowsMut::contiguous(stream, rows, width)?, &mut rounded)?;
         }
         let mut first = 0;
         let vector = |text: &&[u32]| {
@@ -118,18 +148,55 @@ impl Encoder {
         self.relative.chunks_exact(2 * self.description.context - 1).flat_map(of_head).collect()
     }
 
+    /// How precise what steps hand to each other is.
+    fn carries(&self) -> Carries {
+        match self.precision {
+            Precision::F32 => Carries { heads: Rounding::None, mixed: Rounding::None, between: Rounding::None },
+            Precision::Bf16 => Carries { heads: Rounding::Bf16, mixed: Rounding::Bf16, between: Rounding::Bf16 },
+            // Attention itself is in bf16: what it sums up are weights from 0 to 1.
+            Precision::Int8 => Carries { heads: Rounding::Bf16, mixed: Rounding::None, between: Rounding::Int8 },
+        }
+    }
+
     /// `mixed = attention(heads)` for some texts: `heads [rows][qkv columns]`, `mixed [rows][width]`.
     fn attend(
         &self,
         layer: &Layer,
         alike: &Alike,
-        heads: &[f32],
-        mixed: &mut [f32],
+        heads: &Carried<'_>,
+        mixed: &mut Carried<'_>,
+        scratch: &mut Arena,
+    ) -> Result<()> {
+        let (columns, width) = (layer.qkv.columns(), self.description.width);
+        let halves = |columns: usize| columns.next_multiple_of(2);
+        match (&heads.numbers, &mut mixed.numbers) {
+            (Numbers::F32(heads), Numbers::F32(mixed)) => {
+                self.attend_to(layer, alike, (&**heads, columns), (&mut **mixed, width), scratch)
+            }
+            (Numbers::Bf16(heads), Numbers::F32(mixed)) => {
+                let heads = cast_slice::<u32, bf16>(heads);
+                self.attend_to(layer, alike, (heads, halves(columns)), (&mut **mixed, width), scratch)
+            }
+            (Numbers::Bf16(heads), Numbers::Bf16(mixed)) => {
+                let (heads, mixed) = (cast_slice::<u32, bf16>(heads), cast_slice_mut::<u32, bf16>(mixed));
+                self.attend_to(layer, alike, (heads, halves(columns)), (mixed, halves(width)), scratch)
+            }
+            _ => unreachable!("nothing asks attention for bytes"),
+        }
+    }
+
+    /// [`Encoder::attend`] of numbers of a type, rows of which are so far apart.
+    fn attend_to<T: Element, O: Number>(
+        &self,
+        layer: &Layer,
+        alike: &Alike,
+        (heads, stride): (&[T], usize),
+        (mixed, out_stride): (&mut [O], usize),
         scratch: &mut Arena,
     ) -> Result<()> {
         let &Alike { ref plan, first, texts, len, ref bias } = alike;
         let (count, width) = (self.description.heads, self.description.width);
-        let (dim, stride) = (width / count, layer.qkv.columns());
+        let dim = width / count;
         let shape = [texts, count, len, dim];
         let view = |member: usize| {
             let from = first * stride + layer.qkv.start(member);
@@ -140,19 +207,30 @@ impl Encoder {
             let bias = Tensor::contiguous(bias, [1, count, len, len])?;
             inputs.terms = Terms { bias: Some(bias), ..Terms::default() };
         }
-        let mixed = &mut mixed[first * width..][..texts * len * width];
-        let out = TensorMut::new(mixed, shape, [len * width, dim, width])?;
+        let out = TensorMut::new(&mut mixed[first * out_stride..], shape, [len * out_stride, dim, out_stride])?;
         Ok(plan.run(&inputs, Outputs::new(out), scratch, &self.pool)?)
     }
 
-    fn norm_rows(&self, norm: &Norm, rows: RowsMut<'_, f32>) -> Result<()> {
-        let failure = Failure::default();
-        self.pool.run(rows.row_parts(ROWS_AT_ONCE), |_, mut rows| {
-            for row in 0..rows.rows() {
-                let eps = self.description.eps;
-                failure.note(self.kernels.layer_norm_in(rows.row_mut(row), &norm.weight, &norm.bias, eps));
+    /// `rows = norm(rows)`, and the same rounded where that is asked for.
+    fn norm_rows(&self, norm: &Norm, rows: RowsMut<'_, f32>, rounded: &mut Option<Carried<'_>>) -> Result<()> {
+        let (failure, eps) = (Failure::default(), self.description.eps);
+        let normed = |row: &mut [f32]| self.kernels.layer_norm_in(row, &norm.weight, &norm.bias, eps);
+        match rounded.as_mut().map(Carried::output).transpose()? {
+            Some(Output::Bf16(pairs)) => {
+                let parts = (rows.row_parts(ROWS_AT_ONCE), pairs.row_parts(ROWS_AT_ONCE));
+                self.pool.run(parts, |_, (mut rows, pairs)| {
+                    for row in 0..rows.rows() {
+                        failure.note(normed(rows.row_mut(row)));
+                    }
+                    failure.note(self.kernels.round_to_bf16(rows.as_rows(), pairs));
+                });
             }
-        });
+            _ => self.pool.run(rows.row_parts(ROWS_AT_ONCE), |_, mut rows| {
+                for row in 0..rows.rows() {
+                    failure.note(normed(rows.row_mut(row)));
+                }
+            }),
+        }
         failure.into_result()
     }
 
