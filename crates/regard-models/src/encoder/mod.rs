@@ -152,14 +152,7 @@ impl Encoder {
 
     /// The tokens of a text: with those that begin and end one, and cut where the model sees no further.
     fn tokens(&self, text: &str) -> Result<Vec<u32>> {
-        let mut tokens = self.tokenizer.encode_sequence(text, Special::AsText)?;
-        let limit = self.description.context;
-        if tokens.len() > limit {
-            // The one that ends a text stays its end.
-            let last = tokens[tokens.len() - 1];
-            tokens.truncate(limit);
-            tokens[limit - 1] = last;
-        }
+        let tokens = self.tokenizer.encode_up_to(text, Special::AsText, self.description.context)?;
         let vocabulary = self.description.vocabulary;
         match tokens.iter().find(|&&token| token as usize >= vocabulary) {
             Some(&token) => Err(Error::UnknownToken { token, vocabulary }),

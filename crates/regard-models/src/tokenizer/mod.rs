@@ -105,6 +105,19 @@ impl Tokenizer {
         words!(self, words => words.encode_sequence(text, special, &self.marks))
     }
 
+    /// The same of at most `limit` tokens. By a folder's files those that begin and end a sequence stay, and between them come the
+    /// text's first ones; no more of it is looked at than they depend on.
+    pub(crate) fn encode_up_to(&self, text: &str, special: Special, limit: usize) -> Result<Vec<u32>> {
+        match &self.words {
+            Words::Folder(words) => words.encode_up_to(text, special, &self.marks, limit),
+            Words::Gguf(words) => {
+                let mut ids = words.encode_sequence(text, special, &self.marks)?;
+                ids.truncate(limit);
+                Ok(ids)
+            }
+        }
+    }
+
     /// The text of `ids`. Control tokens have none; bytes that are not UTF-8 come out as U+FFFD.
     pub fn decode(&self, ids: &[u32]) -> String {
         let mut bytes = Vec::new();
