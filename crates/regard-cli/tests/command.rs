@@ -177,6 +177,8 @@ fn a_reader_that_leaves_ends_it_quietly() {
     fs::write(place.path("text"), "some text to read ".repeat(40)).unwrap();
     fs::write(place.path("input"), "Hello\nHello\n").unwrap();
     let (text, model) = (place.path("text").display().to_string(), place.model.display().to_string());
+    let encoder = encoder().display().to_string();
+    let folder = decoder("qwen3").display().to_string();
     for arguments in [
         &["generate", "x", "-n", "200", "-m", &model][..],
         &["generate", "x", "-n", "200", "-m", &model, "--json"],
@@ -186,6 +188,11 @@ fn a_reader_that_leaves_ends_it_quietly() {
         &["pull", &model],
         &["pull", "--list"],
         &["mask", "causal"],
+        &["embed", "-m", &encoder],
+        #[cfg(unix)]
+        &["embed", "-m", &encoder, "-o", "/dev/stdout"],
+        #[cfg(unix)]
+        &["convert", &folder, "-o", "/dev/stdout"],
     ] {
         // The reader leaves before the command starts, so that even the shortest output finds nobody.
         let (reader, writer) = std::io::pipe().unwrap();
@@ -438,6 +445,11 @@ fn encoder() -> PathBuf {
     [env!("CARGO_MANIFEST_DIR"), "../regard-models/tests/data/encoders/mpnet"].iter().collect()
 }
 
+/// A small decoder with random weights.
+fn decoder(name: &str) -> PathBuf {
+    [env!("CARGO_MANIFEST_DIR"), "../regard-models/tests/data/folders", name].iter().collect()
+}
+
 #[test]
 fn embed_writes_a_vector_for_each_line() {
     let place = Place::new();
@@ -473,6 +485,36 @@ fn embed_writes_a_vector_for_each_line() {
     assert_refused(&embed(&["absent.txt"], ""), 1, &["absent.txt"]);
     let wrong = run(regard(place.folder.path()).arg("embed").arg("--model").arg(&place.model), "x");
     assert_refused(&wrong, 1, &["a folder with config.json"]);
+}
+
+#[test]
+fn a_place_that_cannot_be_written_is_told_before_the_work() {
+    let place = Place::new();
+    fs::write(place.path("file"), "x").unwrap();
+    let folder = place.folder.path().display().to_string();
+    for (output, reason) in
+        [("absent/vectors.npy", "No such file"), ("", "directory"), ("file/vectors", "ot a directory")]
+    {
+        let output = place.path(output).display().to_string();
+        // Neither the text nor the model was asked for.
+        let mut embed = regard(place.folder.path());
+        let ran = run(embed.args(["embed", "absent.txt", "--model", "absent", "--output", &output]), "");
+        assert_refused(&ran, 1, &["cannot write", &output, reason]);
+        assert_eq!(1, ran.stderr.matches(&folder).count(), "{ran:?}");
+        let mut convert = regard(place.folder.path());
+        let ran = run(convert.arg("convert").arg(decoder("qwen3")).args(["--output", &output]), "");
+        assert_refused(&ran, 1, &["cannot write", &output, reason]);
+        assert_eq!(1, ran.stderr.matches(&folder).count(), "{ran:?}");
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_conversion_that_cannot_be_written_names_where_to() {
+    let place = Place::new();
+    let ran = run(regard(place.folder.path()).arg("convert").arg(decoder("qwen3")).args(["-o", "/dev/full"]), "");
+    assert_refused(&ran, 1, &["error: cannot write /dev/full: No space left on device"]);
+    assert!(!ran.stderr.contains("writing its conversion"), "{ran:?}");
 }
 
 #[test]
