@@ -67,8 +67,9 @@ pub(crate) struct Arguments {
     /// order. All have the same --seed, and each is the text that its line has alone
     #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "json", "draft"])]
     prompts: Option<PathBuf>,
+    // What excludes --prompts stands here too: beside it clap does not ask for what is required.
     /// How many texts of --prompts are written at a time: the weights are read once for all of them
-    #[arg(long, value_name = "N", default_value = "8", requires = "prompts")]
+    #[arg(long, value_name = "N", default_value = "8", requires = "prompts", conflicts_with_all = ["prompt", "json", "draft"])]
     parallel: NonZeroUsize,
 }
 

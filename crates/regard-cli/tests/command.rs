@@ -145,6 +145,9 @@ fn wrong_command_lines_end_with_2() {
         (&["generate", "x", "--tempersture", "1"], "--temperature"),
         (&["generate", ""], "empty"),
         (&["generate"], "empty"),
+        (&["generate", "x", "--parallel", "3"], "--parallel"),
+        (&["generate", "--json", "--parallel", "3"], "--parallel"),
+        (&["generate", "--parallel", "3"], "--prompts"),
         (&["perplexity", "x", "--context", "1"], "--context"),
         (&["perplexity"], "FILE"),
     ] {
