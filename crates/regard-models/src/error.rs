@@ -44,6 +44,16 @@ pub enum Error {
         /// The metadata key or the tensor that is missing.
         field: String,
     },
+    /// A folder that holds no model.
+    #[error(
+        "{folder}: config.json: missing{found}; a folder of a model has config.json, model.safetensors or its shards, and tokenizer.json"
+    )]
+    NoModel {
+        /// The folder.
+        folder: String,
+        /// What stands there instead, where that can be told.
+        found: String,
+    },
     /// A metadata value has another type than the one that is needed.
     #[error("{file}: {key}: expected {expected}, found {found}")]
     WrongType {

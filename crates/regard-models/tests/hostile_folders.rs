@@ -100,7 +100,9 @@ fn the_copy_is_sound() {
 
 #[test]
 fn files_that_are_not_there() {
-    Copy::of("llama").without("config.json").refused("FOLDER: config.json: missing");
+    Copy::of("llama").without("config.json").refused(
+        "FOLDER: config.json: missing; a folder of a model has config.json, model.safetensors or its shards, and tokenizer.json",
+    );
     Copy::of("llama").without("tokenizer.json").refused("FOLDER: tokenizer.json: missing");
     Copy::of("llama").without("model.safetensors").refused("FOLDER: model.safetensors: missing");
     let shard = "model-00002-of-00003.safetensors";
