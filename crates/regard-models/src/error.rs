@@ -103,10 +103,12 @@ pub enum Error {
     #[error("the prompt has no tokens; at least one is needed")]
     NoTokens,
     /// A token id that the model does not have.
-    #[error("token {token} is not in the vocabulary of {vocabulary}")]
+    #[error("token {token}{} is not in the vocabulary of {vocabulary}", text.as_ref().map_or_else(String::new, |text| format!(", {text:?},")))]
     UnknownToken {
         /// The id.
         token: u32,
+        /// What the tokeniser calls it, if it knows it.
+        text: Option<String>,
         /// Tokens that the model has.
         vocabulary: usize,
     },

@@ -82,7 +82,8 @@ impl Model {
         Ok(Model { decoder, tokenizer, template })
     }
 
-    /// The same from a folder that is open. Its tokeniser may have tokens that the model has no embedding for.
+    /// The same from a folder that is open. Its tokeniser may have tokens that the model has no embedding for, as some published
+    /// ones do, but none that every text needs.
     ///
     /// # Errors
     /// As [`Model::load`].
@@ -91,6 +92,7 @@ impl Model {
         let description = Description::from_folder(folder)?;
         let tokenizer = Tokenizer::from_folder(folder)?;
         let template = ChatTemplate::from_folder(folder, &tokenizer)?;
+        tokenizer.check_within(folder, description.vocabulary, template.as_ref())?;
         let decoder = Decoder::load(folder, description, kernels, pool)?;
         Ok(Model { decoder, tokenizer, template })
     }

@@ -155,7 +155,10 @@ impl Encoder {
         let tokens = self.tokenizer.encode_up_to(text, Special::AsText, self.description.context)?;
         let vocabulary = self.description.vocabulary;
         match tokens.iter().find(|&&token| token as usize >= vocabulary) {
-            Some(&token) => Err(Error::UnknownToken { token, vocabulary }),
+            Some(&token) => {
+                let text = self.tokenizer.token_text(token).map(str::to_owned);
+                Err(Error::UnknownToken { token, text, vocabulary })
+            }
             None => Ok(tokens),
         }
     }
