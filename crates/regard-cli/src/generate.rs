@@ -28,6 +28,10 @@ The text goes to standard output as it is written, and nothing else does; what t
 error. A model that was made for conversation gets the prompt as a message, through the chat template in its file; \
 --raw continues the prompt as it stands, and so does a model without a template.
 
+What a folder's generation_config.json says of sampling takes the place of the defaults: temperature, top_k, top_p, min_p, \
+repetition_penalty, and do_sample, which makes the temperature 0 where it is false. An option that is given wins; \
+`regard info` shows what a folder says.
+
 Examples:
   regard generate \"Why is the sky blue?\"
   regard generate --raw --temperature 0 --max-tokens 40 \"Once upon a time\"
@@ -102,16 +106,17 @@ impl Arguments {
 
 /// Runs `regard generate`.
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Error> {
-    let sampling = arguments.writing.sampling()?;
+    arguments.writing.check()?;
     if let Some(path) = &arguments.prompts {
         let model = arguments.model.load(&arguments.model.path()?)?;
-        return many::run(arguments, &model, &sampling, path);
+        return many::run(arguments, &model, &arguments.writing.sampling(model.preferences()), path);
     }
     let text = prompt(arguments.prompt.as_deref())?;
     if text.trim().is_empty() {
         return Err(Error::Usage("the prompt is empty: give one as an argument or on standard input".into()));
     }
     let model = arguments.model.load(&arguments.model.path()?)?;
+    let sampling = arguments.writing.sampling(model.preferences());
     let prompt = encode(&model, arguments, text)?;
     let most = arguments.writing.max_tokens.get();
     let limit = model.description().context;
