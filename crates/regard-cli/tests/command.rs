@@ -559,6 +559,128 @@ fn info_tells_what_a_folder_says() {
     assert_eq!(512 * 3 * 2 * 2 * 16 * 4, facts["cache"]["bytes_f32"].as_u64().unwrap());
     let facts = info("encoders/mpnet");
     assert_eq!(("mpnet", Value::Null), (facts["architecture"].as_str().unwrap(), facts["cache"].clone()));
+    let encoder = &facts["encoder"];
+    assert_eq!(("mean", true, "f32"), {
+        let text = |key: &str| encoder[key].as_str().unwrap();
+        (text("pooling"), encoder["normalized"].as_bool().unwrap(), text("precision"))
+    });
+    let bytes = ["bytes_int8", "bytes_bf16", "bytes_f32"].map(|key| encoder[key].as_u64().unwrap());
+    assert!(bytes[0] < bytes[1] && bytes[1] < bytes[2] && bytes[2] <= facts["bytes"].as_u64().unwrap(), "{facts}");
+    let lines = run(regard(place.folder.path()).arg("info").arg(data.join("encoders/bert")), "").stdout;
+    for line in [
+        "layers         2",
+        "width          48, feed-forward 72",
+        "heads          3 of 16",
+        "context        64 tokens of a text",
+        "computed in    bf16 unless --dtype asks otherwise",
+        "memory         weights of ",
+        "can be run     yes, by `regard embed` and `regard search`",
+    ] {
+        assert!(lines.contains(line), "no {line:?} in {lines}");
+    }
+    assert!(!lines.contains("chat template") && lines.contains("\npooling "), "{lines}");
+}
+
+#[test]
+fn a_folder_without_a_model_is_told_what_it_needs() {
+    let place = Place::new();
+    let empty = place.path("empty");
+    fs::create_dir(&empty).unwrap();
+    let needs = "a folder of a model has config.json, model.safetensors or its shards, and tokenizer.json";
+    for command in ["info", "pull", "convert"] {
+        let ran = run(regard(place.folder.path()).arg(command).arg(&empty), "");
+        assert_refused(&ran, 1, &["empty: config.json: missing: the folder is empty; ", needs]);
+    }
+    let ran = run(regard(place.folder.path()).arg("info").arg(place.folder.path()), "");
+    assert_refused(&ran, 1, &["the folder holds tiny.gguf, which is a model by itself; ", needs]);
+}
+
+#[test]
+fn an_encoder_stays_a_folder() {
+    let place = Place::new();
+    let ran = run(regard(place.folder.path()).arg("convert").arg(encoder()), "");
+    assert_refused(
+        &ran,
+        1,
+        &["config.json: model_type: a GGUF file of \"mpnet\", which is an encoder,", "encoders stay folders"],
+    );
+}
+
+#[test]
+fn a_folder_says_how_its_tokens_are_sampled() {
+    let place = Place::new();
+    let copy = place.path("qwen3");
+    fs::create_dir(&copy).unwrap();
+    for entry in fs::read_dir(decoder("qwen3")).unwrap() {
+        let from = entry.unwrap().path();
+        fs::copy(&from, copy.join(from.file_name().unwrap())).unwrap();
+    }
+    let says = |settings: &str| fs::write(copy.join("generation_config.json"), settings).unwrap();
+    let write = |more: &[&str]| {
+        let mut command = regard(place.folder.path());
+        run(command.args(["generate", "--raw", "ab c", "-n", "40", "--seed", "3", "--model"]).arg(&copy).args(more), "")
+    };
+    let text = |more: &[&str]| {
+        let ran = write(more);
+        assert_eq!(0, ran.code, "{ran:?}");
+        ran.stdout
+    };
+    let info = || run(regard(place.folder.path()).arg("info").arg(&copy), "").stdout;
+    // What an option asks for, the folder asks for as well; an option that is given wins.
+    let usual = text(&[]);
+    assert!(info().contains("sampling       as usual"), "{}", info());
+    let all = ["--temperature", "1.5", "--top-k", "7", "--top-p", "0.6", "--min-p", "0.01", "--repeat-penalty", "1.3"];
+    let asked = text(&all);
+    assert_ne!(usual, asked);
+    says(
+        r#"{"temperature": 1.5, "top_k": 7, "top_p": 0.6, "min_p": 0.01, "repetition_penalty": 1.3, "do_sample": true}"#,
+    );
+    assert_eq!(asked, text(&[]));
+    let line = "sampling       min-p 0.01, repeat-penalty 1.3, temperature 1.5, top-k 7, top-p 0.6\n";
+    assert!(info().contains(line), "{}", info());
+    let defaults =
+        ["--temperature", "0.8", "--top-k", "40", "--top-p", "0.95", "--min-p", "0.05", "--repeat-penalty", "1"];
+    assert_eq!(usual, text(&defaults));
+    says(r#"{"temperature": 1.5, "do_sample": false, "top_k": null}"#);
+    let best = text(&[]);
+    assert_eq!(best, text(&["--temperature", "0"]));
+    assert_ne!(best, text(&["--temperature", "1.5"]));
+
+    for (settings, words) in [
+        (r#"{"temperature": -1}"#, ["temperature: it is -1", "at least 0"]),
+        (r#"{"temperature": 1e39}"#, ["temperature: it is 1e+39", "at least 0"]),
+        (r#"{"top_k": 2.5}"#, ["top_k: it is 2.5", "whole number"]),
+        (r#"{"top_p": 0}"#, ["top_p: it is 0", "above 0 and at most 1"]),
+        (r#"{"min_p": "a"}"#, ["min_p: it is \"a\"", "from 0 to 1"]),
+        (r#"{"repetition_penalty": 0.0}"#, ["repetition_penalty: it is 0.0", "above 0"]),
+        (r#"{"do_sample": 1}"#, ["do_sample: it is 1", "true or false"]),
+    ] {
+        says(settings);
+        assert_refused(&write(&[]), 1, &["generation_config.json: ", words[0], words[1]]);
+    }
+}
+
+#[test]
+fn the_help_has_the_sampler_s_own_defaults() {
+    let place = Place::new();
+    let usual = regard_models::sampling::SamplingOptions::default();
+    for command in ["generate", "chat"] {
+        let help = run(regard(place.folder.path()).args([command, "--help"]), "").stdout;
+        let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+        for (option, default) in [
+            ("--temperature", usual.temperature.to_string()),
+            ("--top-k", usual.top_k.to_string()),
+            ("--top-p", usual.top_p.to_string()),
+            ("--min-p", usual.min_p.to_string()),
+            ("--repeat-penalty", usual.repeat_penalty.to_string()),
+        ] {
+            let (_, of_option) = help.split_once(&format!("{option} <")).unwrap();
+            assert!(
+                of_option.split("--").next().unwrap().contains(&format!("[default: {default}]")),
+                "{option}: {help}"
+            );
+        }
+    }
 }
 
 #[test]
