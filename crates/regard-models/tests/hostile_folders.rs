@@ -342,6 +342,22 @@ fn tokens_beyond_the_embedding() {
     );
 }
 
+/// Where no token stands around a text, an empty one has none at all.
+#[test]
+fn texts_without_a_token() {
+    let copy = Copy::from(&fixture("encoders").join("bert"));
+    let mut json: Value = serde_json::from_slice(&fs::read(copy.path().join("tokenizer.json")).unwrap()).unwrap();
+    json["post_processor"] = Value::Null;
+    let copy = copy.write("tokenizer.json", json.to_string());
+    let encoder = Encoder::load(copy.path(), Precision::F32, &LoadOptions::default()).unwrap();
+    let [whale, sea] = ["the whale", "the sea"].map(|text| encoder.encode(&[text]).unwrap().remove(0));
+    assert_eq!(
+        encoder.encode(&["", "the whale", " ", "the sea"]).unwrap(),
+        [&vec![0.0; 48], &whale, &vec![0.0; 48], &sea].map(Clone::clone)
+    );
+    assert!(whale.iter().any(|x| *x != 0.0));
+}
+
 #[test]
 fn encoders_that_make_no_sense() {
     let copy = |name: &str| Copy::from(&fixture("encoders").join(name));
