@@ -29,6 +29,10 @@ Ctrl-C while an answer is written ends the answer. A line that ends in \\ goes o
 Answers go to standard output, everything else to standard error. /help lists what can be typed beside messages. \
 When the context is full the oldest turns are dropped, which is said; the system message stays.
 
+What a folder's generation_config.json says of sampling takes the place of the defaults: temperature, top_k, top_p, min_p, \
+repetition_penalty, and do_sample, which makes the temperature 0 where it is false. An option that is given wins; \
+`regard info` shows what a folder says.
+
 Examples:
   regard chat
   regard chat --system \"You are a pirate.\" --temperature 0.5
@@ -52,13 +56,14 @@ pub(crate) struct Arguments {
 
 /// Runs `regard chat`.
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Error> {
-    let sampling = arguments.writing.sampling()?;
+    arguments.writing.check()?;
     let path = arguments.model.path()?;
     let model = arguments.model.load(&path)?;
     let template = model.chat_template().ok_or(Error::NoTemplate { path })?;
     let context = arguments.context.map_or(CONTEXT.min(model.description().context), NonZeroUsize::get);
     let draft = arguments.guesses.load(model.threads())?;
     let session = arguments.cache.session(&model, context)?;
+    let sampling = arguments.writing.sampling(model.preferences());
     let mut writer = Writer::new(&model, arguments.guesses.generator(session, sampling, draft.as_ref())?);
     let mut conversation = Conversation::new(arguments.system.clone());
     let at_keyboard = io::stdin().is_terminal();

@@ -10,7 +10,7 @@ use crate::error::Error;
 use crate::interrupt::Listener;
 use crate::output::say;
 use crate::progress;
-use crate::save::save;
+use crate::save::{self, save};
 
 /// Arguments of `regard convert`.
 #[derive(Debug, clap::Args)]
@@ -71,15 +71,19 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Error> {
         let problem = "it is a file of the folder that is converted: give another --output".to_owned();
         return Err(Error::Usage(format!("{}: {problem}", output.display())));
     }
+    save::check(&output)?;
     let bar = progress::bytes(conversion.bytes(), format!("writing {}", output.display()));
     let listener = Listener::new();
     let mut failure = None;
     let saved = save(&output, |file| {
-        let mut file = Stopping { file, listener: &listener };
-        conversion.write(&mut file, &mut |done| bar.set_position(done)).map_err(|error| {
-            let source = io::Error::other(error.to_string());
-            failure = Some(error);
-            source
+        let mut file = Stopping { file, listener: &listener, refused: false };
+        conversion.write(&mut file, &mut |done| bar.set_position(done)).map_err(|error| match error {
+            regard_models::Error::Io { source, .. } if file.refused => source,
+            error => {
+                let source = io::Error::other(error.to_string());
+                failure = Some(error);
+                source
+            }
         })
     });
     bar.finish_and_clear();
@@ -88,10 +92,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Error> {
             say!("stopped by Ctrl-C; {} is as it was", output.display());
             Err(Error::Interrupted)
         }
-        // The folder's fault, unless the system refused to write.
-        (Err(_), Some(error @ (regard_models::Error::Malformed { .. } | regard_models::Error::Unsupported { .. }))) => {
-            Err(error.into())
-        }
+        // The folder's fault.
+        (Err(_), Some(error)) => Err(error.into()),
         (saved, _) => saved,
     }
 }
@@ -106,11 +108,16 @@ fn is_part_of(file: &Path, folder: &Path) -> bool {
 struct Stopping<'a> {
     file: &'a mut dyn Write,
     listener: &'a Listener,
+    /// Whether it could not be written.
+    refused: bool,
 }
 
 impl Write for Stopping<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.listener.pressed() { Err(io::Error::other("stopped by Ctrl-C")) } else { self.file.write(bytes) }
+        let stopped = || Err(io::Error::other("stopped by Ctrl-C"));
+        let written = if self.listener.pressed() { stopped() } else { self.file.write(bytes) };
+        self.refused |= written.is_err();
+        written
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -10,7 +10,7 @@ use crate::error::Error;
 use crate::input;
 use crate::npy;
 use crate::output::{print, say};
-use crate::save::save;
+use crate::save::{self, save};
 
 /// Arguments of `regard embed`.
 #[derive(Debug, clap::Args)]
@@ -35,6 +35,7 @@ pub(crate) struct Arguments {
 
 /// Runs `regard embed`.
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Error> {
+    arguments.output.as_deref().map_or(Ok(()), save::check)?;
     let text = if arguments.files.is_empty() { read(&["-".into()])? } else { read(&arguments.files)? };
     let lines: Vec<&str> = text.lines().collect();
     let encoder = arguments.encoder.load()?;

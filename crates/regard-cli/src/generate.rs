@@ -28,6 +28,10 @@ The text goes to standard output as it is written, and nothing else does; what t
 error. A model that was made for conversation gets the prompt as a message, through the chat template in its file; \
 --raw continues the prompt as it stands, and so does a model without a template.
 
+What a folder's generation_config.json says of sampling takes the place of the defaults: temperature, top_k, top_p, min_p, \
+repetition_penalty, and do_sample, which makes the temperature 0 where it is false. An option that is given wins; \
+`regard info` shows what a folder says.
+
 Examples:
   regard generate \"Why is the sky blue?\"
   regard generate --raw --temperature 0 --max-tokens 40 \"Once upon a time\"
@@ -67,8 +71,9 @@ pub(crate) struct Arguments {
     /// order. All have the same --seed, and each is the text that its line has alone
     #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "json", "draft"])]
     prompts: Option<PathBuf>,
+    // What excludes --prompts stands here too: beside it clap does not ask for what is required.
     /// How many texts of --prompts are written at a time: the weights are read once for all of them
-    #[arg(long, value_name = "N", default_value = "8", requires = "prompts")]
+    #[arg(long, value_name = "N", default_value = "8", requires = "prompts", conflicts_with_all = ["prompt", "json", "draft"])]
     parallel: NonZeroUsize,
 }
 
@@ -101,16 +106,17 @@ impl Arguments {
 
 /// Runs `regard generate`.
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Error> {
-    let sampling = arguments.writing.sampling()?;
+    arguments.writing.check()?;
     if let Some(path) = &arguments.prompts {
         let model = arguments.model.load(&arguments.model.path()?)?;
-        return many::run(arguments, &model, &sampling, path);
+        return many::run(arguments, &model, &arguments.writing.sampling(model.preferences()), path);
     }
     let text = prompt(arguments.prompt.as_deref())?;
     if text.trim().is_empty() {
         return Err(Error::Usage("the prompt is empty: give one as an argument or on standard input".into()));
     }
     let model = arguments.model.load(&arguments.model.path()?)?;
+    let sampling = arguments.writing.sampling(model.preferences());
     let prompt = encode(&model, arguments, text)?;
     let most = arguments.writing.max_tokens.get();
     let limit = model.description().context;

@@ -7,10 +7,11 @@ use std::path::Path;
 use indicatif::DecimalBytes;
 use regard_models::chat::ChatTemplate;
 use regard_models::description::Mixer;
-use regard_models::encoder::EncoderDescription;
+use regard_models::encoder::{EncoderDescription, Pooling};
 use regard_models::gguf::{Gguf, Value};
+use regard_models::sampling::Preferences;
 use regard_models::tokenizer::Tokenizer;
-use regard_models::{Description, Folder, Optional};
+use regard_models::{Description, Folder, Optional, Precision};
 use serde::Serialize;
 
 use crate::error::Error;
@@ -86,8 +87,73 @@ struct Facts {
     tensor_types: BTreeMap<String, usize>,
     /// Memory that the keys and values of a context need, if the model can be run.
     cache: Option<CacheFacts>,
+    /// What its makers sample with, by the names of options.
+    sampling: BTreeMap<&'static str, f64>,
+    /// What it is beside all this, if it is an encoder.
+    encoder: Option<EncoderFacts>,
     /// Why it cannot be run.
     obstacle: Option<String>,
+}
+
+/// How an encoder makes vectors, and what it takes.
+#[derive(Serialize)]
+struct EncoderFacts {
+    pooling: &'static str,
+    normalized: bool,
+    /// What products are computed in unless asked otherwise.
+    precision: &'static str,
+    bytes_f32: u64,
+    bytes_bf16: u64,
+    bytes_int8: u64,
+}
+
+impl EncoderFacts {
+    fn of(description: &EncoderDescription, folder: &Folder) -> Self {
+        let words = folder.tensors().find(|(name, ..)| name.ends_with("embeddings.word_embeddings.weight"));
+        let stored = if words.is_some_and(|(_, _, kind)| kind == "F32") { 4 } else { 2 };
+        let bytes = |precision| description.weight_bytes(precision, stored);
+        Self {
+            pooling: match description.pooling {
+                Pooling::Mean => "mean",
+                Pooling::Cls => "first token",
+                Pooling::LastToken => "last token",
+            },
+            normalized: description.normalized,
+            precision: match description.precision() {
+                Precision::F32 => "f32",
+                Precision::Bf16 => "bf16",
+                Precision::Int8 => "int8",
+            },
+            bytes_f32: bytes(Precision::F32),
+            bytes_bf16: bytes(Precision::Bf16),
+            bytes_int8: bytes(Precision::Int8),
+        }
+    }
+
+    fn rows(&self) -> [(&'static str, String); 3] {
+        let vector = if self.normalized { "scaled to length 1" } else { "not normalised" };
+        let [f32, bf16, int8] = [self.bytes_f32, self.bytes_bf16, self.bytes_int8].map(DecimalBytes);
+        [
+            ("pooling", format!("{}, {vector}", self.pooling)),
+            ("computed in", format!("{} unless --dtype asks otherwise", self.precision)),
+            ("memory", format!("weights of {bf16} in bf16, {f32} in f32, {int8} in int8")),
+        ]
+    }
+}
+
+/// What a folder says of sampling, by the names of options.
+fn sampling(folder: &Folder) -> Result<BTreeMap<&'static str, f64>, Error> {
+    let Preferences { temperature, top_k, top_p, min_p, repeat_penalty } = Preferences::from_folder(folder)?;
+    // As short as they were written.
+    let plain = |number: f32| number.to_string().parse().unwrap_or(f64::from(number));
+    let all = [
+        ("temperature", temperature.map(plain)),
+        ("top-k", top_k.map(|k| k as f64)),
+        ("top-p", top_p.map(plain)),
+        ("min-p", min_p.map(plain)),
+        ("repeat-penalty", repeat_penalty.map(plain)),
+    ];
+    Ok(all.into_iter().filter_map(|(name, number)| Some((name, number?))).collect())
 }
 
 #[derive(Serialize)]
@@ -137,8 +203,8 @@ impl Facts {
         let description = match (Description::from_folder(folder), EncoderDescription::from_folder(folder)) {
             (Ok(description), _) => description,
             (Err(_), Ok(encoder)) => {
+                let of_encoder = EncoderFacts::of(&encoder, folder);
                 return Ok(Self {
-                    architecture: encoder.architecture,
                     layers: number(encoder.layers),
                     width: number(encoder.width),
                     hidden_width: number(encoder.hidden),
@@ -147,6 +213,8 @@ impl Facts {
                     head_size: number(encoder.width / encoder.heads),
                     context_length: number(encoder.context),
                     vocabulary: number(encoder.vocabulary),
+                    architecture: encoder.architecture,
+                    encoder: Some(of_encoder),
                     ..facts
                 });
             }
@@ -166,6 +234,7 @@ impl Facts {
             context_length: number(description.context),
             vocabulary: number(description.vocabulary),
             cache: Some(CacheFacts::of(&description, context)),
+            sampling: sampling(folder)?,
             architecture: description.architecture,
             ..facts
         })
@@ -205,6 +274,8 @@ impl Facts {
             tensor_types,
             cache: described.as_ref().ok().map(|description| CacheFacts::of(description, context)),
             obstacle: described.err().map(|error| error.to_string()),
+            sampling: BTreeMap::new(),
+            encoder: None,
             architecture,
         })
     }
@@ -224,7 +295,32 @@ impl Facts {
             let [wide, narrow] = [cache.bytes_f32, cache.bytes_f16_or_bf16].map(|bytes| DecimalBytes(bytes as u64));
             format!("{narrow} in f16 or bf16, {wide} in f32, for {} tokens", cache.context)
         });
-        let rows = [
+        let sampling = match &self.sampling {
+            said if said.is_empty() => "as usual".to_owned(),
+            said => said.iter().map(|(name, number)| format!("{name} {number}")).collect::<Vec<_>>().join(", "),
+        };
+        let tokenizer = format!(
+            "{}{}, {} tokens",
+            name(&self.tokenizer),
+            self.pre_tokenizer.as_ref().map_or_else(String::new, |name| format!(" ({name})")),
+            or_unknown(self.vocabulary)
+        );
+        let head = or_unknown(self.head_size);
+        let (heads, context, by) = match &self.encoder {
+            Some(_) => {
+                let limit = format!("{} tokens of a text", or_unknown(self.context_length));
+                (
+                    format!("{} of {head}", or_unknown(self.query_heads)),
+                    limit,
+                    ", by `regard embed` and `regard search`",
+                )
+            }
+            None => {
+                let [query, key_value] = [self.query_heads, self.key_value_heads].map(or_unknown);
+                (format!("{query} query, {key_value} key/value, of {head}"), or_unknown(self.context_length), "")
+            }
+        };
+        let mut rows = vec![
             ("file", format!("{}, {}", self.file, DecimalBytes(self.bytes))),
             ("name", name(&self.name)),
             ("architecture", self.architecture.clone()),
@@ -232,30 +328,22 @@ impl Facts {
             ("tensors", self.tensor_counts()),
             ("layers", or_unknown(self.layers)),
             ("width", format!("{}, feed-forward {}", or_unknown(self.width), or_unknown(self.hidden_width))),
-            (
-                "heads",
-                format!(
-                    "{} query, {} key/value, of {}",
-                    or_unknown(self.query_heads),
-                    or_unknown(self.key_value_heads),
-                    or_unknown(self.head_size)
-                ),
-            ),
-            ("context", or_unknown(self.context_length)),
-            (
-                "tokenizer",
-                format!(
-                    "{}{}, {} tokens",
-                    name(&self.tokenizer),
-                    self.pre_tokenizer.as_ref().map_or_else(String::new, |name| format!(" ({name})")),
-                    or_unknown(self.vocabulary)
-                ),
-            ),
-            ("chat template", if self.chat_template { "yes" } else { "no" }.into()),
-            ("cache", cache),
-            ("can be run", self.obstacle.as_ref().map_or("yes".to_owned(), |obstacle| format!("no: {obstacle}"))),
+            ("heads", heads),
+            ("context", context),
+            ("tokenizer", tokenizer),
         ];
-        rows.map(|(label, value)| format!("{label:<15}{}", printable(&value))).join("\n")
+        match &self.encoder {
+            Some(encoder) => rows.extend(encoder.rows()),
+            None => rows.extend([
+                ("chat template", if self.chat_template { "yes" } else { "no" }.into()),
+                ("sampling", sampling),
+                ("cache", cache),
+            ]),
+        }
+        let run = self.obstacle.as_ref().map_or(format!("yes{by}"), |obstacle| format!("no: {obstacle}"));
+        rows.push(("can be run", run));
+        let lines = rows.iter().map(|(label, value)| format!("{label:<15}{}", printable(value)));
+        lines.collect::<Vec<_>>().join("\n")
     }
 }
 

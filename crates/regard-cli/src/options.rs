@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::builder::NonEmptyStringValueParser;
 use regard_models::generate::{DraftModel, Generator, Lookup};
-use regard_models::sampling::SamplingOptions;
+use regard_models::sampling::{Preferences, SamplingOptions};
 use regard_models::{CacheDtype, LoadOptions, Model, Session};
 
 use crate::error::Error;
@@ -122,26 +122,28 @@ impl GuessOptions {
 }
 
 /// How a text is written.
+///
+/// What is usual stands in the help of each option: a default of clap's could not be told from what was given.
 #[derive(Debug, clap::Args)]
 pub(crate) struct WritingOptions {
     /// Most tokens to write
     #[arg(short = 'n', long, value_name = "N", default_value = "512")]
     pub(crate) max_tokens: NonZeroUsize,
-    /// Below 1 sharpens the choice, above 1 flattens it; 0 always takes the best token
-    #[arg(long, value_name = "T", default_value_t = SamplingOptions::default().temperature, allow_negative_numbers = true)]
-    temperature: f32,
-    /// Choose among this many of the best tokens; 0 for all
-    #[arg(long, value_name = "K", default_value_t = SamplingOptions::default().top_k)]
-    top_k: usize,
-    /// Choose among the fewest best tokens that hold this share of the probability; 1 for all
-    #[arg(long, value_name = "P", default_value_t = SamplingOptions::default().top_p, allow_negative_numbers = true)]
-    top_p: f32,
-    /// Choose among tokens at least this fraction as probable as the best; 0 for all
-    #[arg(long, value_name = "P", default_value_t = SamplingOptions::default().min_p, allow_negative_numbers = true)]
-    min_p: f32,
-    /// Above 1 makes tokens of the recent text less likely
-    #[arg(long, value_name = "R", default_value_t = SamplingOptions::default().repeat_penalty, allow_negative_numbers = true)]
-    repeat_penalty: f32,
+    /// Below 1 sharpens the choice, above 1 flattens it; 0 always takes the best token [default: 0.8]
+    #[arg(long, value_name = "T", allow_negative_numbers = true)]
+    temperature: Option<f32>,
+    /// Choose among this many of the best tokens; 0 for all [default: 40]
+    #[arg(long, value_name = "K")]
+    top_k: Option<usize>,
+    /// Choose among the fewest best tokens that hold this share of the probability; 1 for all [default: 0.95]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    top_p: Option<f32>,
+    /// Choose among tokens at least this fraction as probable as the best; 0 for all [default: 0.05]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    min_p: Option<f32>,
+    /// Above 1 makes tokens of the recent text less likely [default: 1]
+    #[arg(long, value_name = "R", allow_negative_numbers = true)]
+    repeat_penalty: Option<f32>,
     /// How many tokens count as recent
     #[arg(long, value_name = "N", default_value_t = SamplingOptions::default().repeat_last_n)]
     repeat_last_n: usize,
@@ -154,22 +156,27 @@ pub(crate) struct WritingOptions {
 }
 
 impl WritingOptions {
-    /// The options of the sampler.
+    /// Whether every option is in its range, before a model is loaded.
     ///
     /// # Errors
-    /// [`Error::Usage`] when one is outside its range.
-    pub(crate) fn sampling(&self) -> Result<SamplingOptions, Error> {
-        let options = SamplingOptions {
-            temperature: self.temperature,
-            top_k: self.top_k,
-            top_p: self.top_p,
-            min_p: self.min_p,
-            repeat_penalty: self.repeat_penalty,
+    /// [`Error::Usage`] names one that is not.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        let sampling = self.sampling(&Preferences::default());
+        sampling.validate().map_err(|error| Error::Usage(error.to_string()))
+    }
+
+    /// The options of the sampler: those that were given, then those of the model's own folder, then the usual ones.
+    pub(crate) fn sampling(&self, model: &Preferences) -> SamplingOptions {
+        let usual = SamplingOptions::default();
+        SamplingOptions {
+            temperature: self.temperature.or(model.temperature).unwrap_or(usual.temperature),
+            top_k: self.top_k.or(model.top_k).unwrap_or(usual.top_k),
+            top_p: self.top_p.or(model.top_p).unwrap_or(usual.top_p),
+            min_p: self.min_p.or(model.min_p).unwrap_or(usual.min_p),
+            repeat_penalty: self.repeat_penalty.or(model.repeat_penalty).unwrap_or(usual.repeat_penalty),
             repeat_last_n: self.repeat_last_n,
             // Short enough to be typed again.
             seed: self.seed.unwrap_or_else(|| RandomState::new().hash_one(0) >> 32),
-        };
-        options.validate().map_err(|error| Error::Usage(error.to_string()))?;
-        Ok(options)
+        }
     }
 }

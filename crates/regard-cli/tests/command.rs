@@ -145,6 +145,9 @@ fn wrong_command_lines_end_with_2() {
         (&["generate", "x", "--tempersture", "1"], "--temperature"),
         (&["generate", ""], "empty"),
         (&["generate"], "empty"),
+        (&["generate", "x", "--parallel", "3"], "--parallel"),
+        (&["generate", "--json", "--parallel", "3"], "--parallel"),
+        (&["generate", "--parallel", "3"], "--prompts"),
         (&["perplexity", "x", "--context", "1"], "--context"),
         (&["perplexity"], "FILE"),
     ] {
@@ -177,6 +180,8 @@ fn a_reader_that_leaves_ends_it_quietly() {
     fs::write(place.path("text"), "some text to read ".repeat(40)).unwrap();
     fs::write(place.path("input"), "Hello\nHello\n").unwrap();
     let (text, model) = (place.path("text").display().to_string(), place.model.display().to_string());
+    let encoder = encoder().display().to_string();
+    let folder = decoder("qwen3").display().to_string();
     for arguments in [
         &["generate", "x", "-n", "200", "-m", &model][..],
         &["generate", "x", "-n", "200", "-m", &model, "--json"],
@@ -186,6 +191,11 @@ fn a_reader_that_leaves_ends_it_quietly() {
         &["pull", &model],
         &["pull", "--list"],
         &["mask", "causal"],
+        &["embed", "-m", &encoder],
+        #[cfg(unix)]
+        &["embed", "-m", &encoder, "-o", "/dev/stdout"],
+        #[cfg(unix)]
+        &["convert", &folder, "-o", "/dev/stdout"],
     ] {
         // The reader leaves before the command starts, so that even the shortest output finds nobody.
         let (reader, writer) = std::io::pipe().unwrap();
@@ -438,6 +448,11 @@ fn encoder() -> PathBuf {
     [env!("CARGO_MANIFEST_DIR"), "../regard-models/tests/data/encoders/mpnet"].iter().collect()
 }
 
+/// A small decoder with random weights.
+fn decoder(name: &str) -> PathBuf {
+    [env!("CARGO_MANIFEST_DIR"), "../regard-models/tests/data/folders", name].iter().collect()
+}
+
 #[test]
 fn embed_writes_a_vector_for_each_line() {
     let place = Place::new();
@@ -473,6 +488,36 @@ fn embed_writes_a_vector_for_each_line() {
     assert_refused(&embed(&["absent.txt"], ""), 1, &["absent.txt"]);
     let wrong = run(regard(place.folder.path()).arg("embed").arg("--model").arg(&place.model), "x");
     assert_refused(&wrong, 1, &["a folder with config.json"]);
+}
+
+#[test]
+fn a_place_that_cannot_be_written_is_told_before_the_work() {
+    let place = Place::new();
+    fs::write(place.path("file"), "x").unwrap();
+    let folder = place.folder.path().display().to_string();
+    for (output, reason) in
+        [("absent/vectors.npy", "No such file"), ("", "directory"), ("file/vectors", "ot a directory")]
+    {
+        let output = place.path(output).display().to_string();
+        // Neither the text nor the model was asked for.
+        let mut embed = regard(place.folder.path());
+        let ran = run(embed.args(["embed", "absent.txt", "--model", "absent", "--output", &output]), "");
+        assert_refused(&ran, 1, &["cannot write", &output, reason]);
+        assert_eq!(1, ran.stderr.matches(&folder).count(), "{ran:?}");
+        let mut convert = regard(place.folder.path());
+        let ran = run(convert.arg("convert").arg(decoder("qwen3")).args(["--output", &output]), "");
+        assert_refused(&ran, 1, &["cannot write", &output, reason]);
+        assert_eq!(1, ran.stderr.matches(&folder).count(), "{ran:?}");
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_conversion_that_cannot_be_written_names_where_to() {
+    let place = Place::new();
+    let ran = run(regard(place.folder.path()).arg("convert").arg(decoder("qwen3")).args(["-o", "/dev/full"]), "");
+    assert_refused(&ran, 1, &["error: cannot write /dev/full: No space left on device"]);
+    assert!(!ran.stderr.contains("writing its conversion"), "{ran:?}");
 }
 
 #[test]
@@ -514,6 +559,128 @@ fn info_tells_what_a_folder_says() {
     assert_eq!(512 * 3 * 2 * 2 * 16 * 4, facts["cache"]["bytes_f32"].as_u64().unwrap());
     let facts = info("encoders/mpnet");
     assert_eq!(("mpnet", Value::Null), (facts["architecture"].as_str().unwrap(), facts["cache"].clone()));
+    let encoder = &facts["encoder"];
+    assert_eq!(("mean", true, "f32"), {
+        let text = |key: &str| encoder[key].as_str().unwrap();
+        (text("pooling"), encoder["normalized"].as_bool().unwrap(), text("precision"))
+    });
+    let bytes = ["bytes_int8", "bytes_bf16", "bytes_f32"].map(|key| encoder[key].as_u64().unwrap());
+    assert!(bytes[0] < bytes[1] && bytes[1] < bytes[2] && bytes[2] <= facts["bytes"].as_u64().unwrap(), "{facts}");
+    let lines = run(regard(place.folder.path()).arg("info").arg(data.join("encoders/bert")), "").stdout;
+    for line in [
+        "layers         2",
+        "width          48, feed-forward 72",
+        "heads          3 of 16",
+        "context        64 tokens of a text",
+        "computed in    bf16 unless --dtype asks otherwise",
+        "memory         weights of ",
+        "can be run     yes, by `regard embed` and `regard search`",
+    ] {
+        assert!(lines.contains(line), "no {line:?} in {lines}");
+    }
+    assert!(!lines.contains("chat template") && lines.contains("\npooling "), "{lines}");
+}
+
+#[test]
+fn a_folder_without_a_model_is_told_what_it_needs() {
+    let place = Place::new();
+    let empty = place.path("empty");
+    fs::create_dir(&empty).unwrap();
+    let needs = "a folder of a model has config.json, model.safetensors or its shards, and tokenizer.json";
+    for command in ["info", "pull", "convert"] {
+        let ran = run(regard(place.folder.path()).arg(command).arg(&empty), "");
+        assert_refused(&ran, 1, &["empty: config.json: missing: the folder is empty; ", needs]);
+    }
+    let ran = run(regard(place.folder.path()).arg("info").arg(place.folder.path()), "");
+    assert_refused(&ran, 1, &["the folder holds tiny.gguf, which is a model by itself; ", needs]);
+}
+
+#[test]
+fn an_encoder_stays_a_folder() {
+    let place = Place::new();
+    let ran = run(regard(place.folder.path()).arg("convert").arg(encoder()), "");
+    assert_refused(
+        &ran,
+        1,
+        &["config.json: model_type: a GGUF file of \"mpnet\", which is an encoder,", "encoders stay folders"],
+    );
+}
+
+#[test]
+fn a_folder_says_how_its_tokens_are_sampled() {
+    let place = Place::new();
+    let copy = place.path("qwen3");
+    fs::create_dir(&copy).unwrap();
+    for entry in fs::read_dir(decoder("qwen3")).unwrap() {
+        let from = entry.unwrap().path();
+        fs::copy(&from, copy.join(from.file_name().unwrap())).unwrap();
+    }
+    let says = |settings: &str| fs::write(copy.join("generation_config.json"), settings).unwrap();
+    let write = |more: &[&str]| {
+        let mut command = regard(place.folder.path());
+        run(command.args(["generate", "--raw", "ab c", "-n", "40", "--seed", "3", "--model"]).arg(&copy).args(more), "")
+    };
+    let text = |more: &[&str]| {
+        let ran = write(more);
+        assert_eq!(0, ran.code, "{ran:?}");
+        ran.stdout
+    };
+    let info = || run(regard(place.folder.path()).arg("info").arg(&copy), "").stdout;
+    // What an option asks for, the folder asks for as well; an option that is given wins.
+    let usual = text(&[]);
+    assert!(info().contains("sampling       as usual"), "{}", info());
+    let all = ["--temperature", "1.5", "--top-k", "7", "--top-p", "0.6", "--min-p", "0.01", "--repeat-penalty", "1.3"];
+    let asked = text(&all);
+    assert_ne!(usual, asked);
+    says(
+        r#"{"temperature": 1.5, "top_k": 7, "top_p": 0.6, "min_p": 0.01, "repetition_penalty": 1.3, "do_sample": true}"#,
+    );
+    assert_eq!(asked, text(&[]));
+    let line = "sampling       min-p 0.01, repeat-penalty 1.3, temperature 1.5, top-k 7, top-p 0.6\n";
+    assert!(info().contains(line), "{}", info());
+    let defaults =
+        ["--temperature", "0.8", "--top-k", "40", "--top-p", "0.95", "--min-p", "0.05", "--repeat-penalty", "1"];
+    assert_eq!(usual, text(&defaults));
+    says(r#"{"temperature": 1.5, "do_sample": false, "top_k": null}"#);
+    let best = text(&[]);
+    assert_eq!(best, text(&["--temperature", "0"]));
+    assert_ne!(best, text(&["--temperature", "1.5"]));
+
+    for (settings, words) in [
+        (r#"{"temperature": -1}"#, ["temperature: it is -1", "at least 0"]),
+        (r#"{"temperature": 1e39}"#, ["temperature: it is 1e+39", "at least 0"]),
+        (r#"{"top_k": 2.5}"#, ["top_k: it is 2.5", "whole number"]),
+        (r#"{"top_p": 0}"#, ["top_p: it is 0", "above 0 and at most 1"]),
+        (r#"{"min_p": "a"}"#, ["min_p: it is \"a\"", "from 0 to 1"]),
+        (r#"{"repetition_penalty": 0.0}"#, ["repetition_penalty: it is 0.0", "above 0"]),
+        (r#"{"do_sample": 1}"#, ["do_sample: it is 1", "true or false"]),
+    ] {
+        says(settings);
+        assert_refused(&write(&[]), 1, &["generation_config.json: ", words[0], words[1]]);
+    }
+}
+
+#[test]
+fn the_help_has_the_sampler_s_own_defaults() {
+    let place = Place::new();
+    let usual = regard_models::sampling::SamplingOptions::default();
+    for command in ["generate", "chat"] {
+        let help = run(regard(place.folder.path()).args([command, "--help"]), "").stdout;
+        let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+        for (option, default) in [
+            ("--temperature", usual.temperature.to_string()),
+            ("--top-k", usual.top_k.to_string()),
+            ("--top-p", usual.top_p.to_string()),
+            ("--min-p", usual.min_p.to_string()),
+            ("--repeat-penalty", usual.repeat_penalty.to_string()),
+        ] {
+            let (_, of_option) = help.split_once(&format!("{option} <")).unwrap();
+            assert!(
+                of_option.split("--").next().unwrap().contains(&format!("[default: {default}]")),
+                "{option}: {help}"
+            );
+        }
+    }
 }
 
 #[test]

@@ -44,6 +44,16 @@ pub enum Error {
         /// The metadata key or the tensor that is missing.
         field: String,
     },
+    /// A folder that holds no model.
+    #[error(
+        "{folder}: config.json: missing{found}; a folder of a model has config.json, model.safetensors or its shards, and tokenizer.json"
+    )]
+    NoModel {
+        /// The folder.
+        folder: String,
+        /// What stands there instead, where that can be told.
+        found: String,
+    },
     /// A metadata value has another type than the one that is needed.
     #[error("{file}: {key}: expected {expected}, found {found}")]
     WrongType {
@@ -93,10 +103,12 @@ pub enum Error {
     #[error("the prompt has no tokens; at least one is needed")]
     NoTokens,
     /// A token id that the model does not have.
-    #[error("token {token} is not in the vocabulary of {vocabulary}")]
+    #[error("token {token}{} is not in the vocabulary of {vocabulary}", text.as_ref().map_or_else(String::new, |text| format!(", {text:?},")))]
     UnknownToken {
         /// The id.
         token: u32,
+        /// What the tokeniser calls it, if it knows it.
+        text: Option<String>,
         /// Tokens that the model has.
         vocabulary: usize,
     },

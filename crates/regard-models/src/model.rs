@@ -12,6 +12,7 @@ use crate::decoder::Decoder;
 use crate::description::Description;
 use crate::folder::Folder;
 use crate::gguf::Gguf;
+use crate::sampling::Preferences;
 use crate::session::Session;
 use crate::tokenizer::Tokenizer;
 use crate::{Error, Result};
@@ -47,6 +48,7 @@ pub struct Model {
     decoder: Decoder,
     tokenizer: Tokenizer,
     template: Option<ChatTemplate>,
+    preferences: Preferences,
 }
 
 impl Model {
@@ -79,10 +81,11 @@ impl Model {
         }
         let template = ChatTemplate::from_gguf(file, &tokenizer)?;
         let decoder = Decoder::load(file, description, kernels, pool)?;
-        Ok(Model { decoder, tokenizer, template })
+        Ok(Model { decoder, tokenizer, template, preferences: Preferences::default() })
     }
 
-    /// The same from a folder that is open. Its tokeniser may have tokens that the model has no embedding for.
+    /// The same from a folder that is open. Its tokeniser may have tokens that the model has no embedding for, as some published
+    /// ones do, but none that every text needs.
     ///
     /// # Errors
     /// As [`Model::load`].
@@ -91,8 +94,10 @@ impl Model {
         let description = Description::from_folder(folder)?;
         let tokenizer = Tokenizer::from_folder(folder)?;
         let template = ChatTemplate::from_folder(folder, &tokenizer)?;
+        let preferences = Preferences::from_folder(folder)?;
+        tokenizer.check_within(folder, description.vocabulary, template.as_ref())?;
         let decoder = Decoder::load(folder, description, kernels, pool)?;
-        Ok(Model { decoder, tokenizer, template })
+        Ok(Model { decoder, tokenizer, template, preferences })
     }
 
     /// What the model is made of.
@@ -108,6 +113,11 @@ impl Model {
     /// Its chat template, where the file has one.
     pub fn chat_template(&self) -> Option<&ChatTemplate> {
         self.template.as_ref()
+    }
+
+    /// How its makers sample its tokens, where its folder says so.
+    pub fn preferences(&self) -> &Preferences {
+        &self.preferences
     }
 
     /// Bytes that the packed weights take.

@@ -15,7 +15,9 @@ use std::collections::VecDeque;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::Error;
+use serde_json::Value;
+
+use crate::{Error, Folder, Result};
 
 /// How the next token is chosen. The defaults are llama.cpp's.
 #[derive(Clone, Debug, PartialEq)]
@@ -61,6 +63,62 @@ impl SamplingOptions {
         check("top_p", self.top_p, self.top_p > 0.0 && self.top_p <= 1.0, "above 0 and at most 1")?;
         check("min_p", self.min_p, (0.0..=1.0).contains(&self.min_p), "from 0 to 1")?;
         check("repeat_penalty", self.repeat_penalty, self.repeat_penalty > 0.0, "above 0")
+    }
+}
+
+/// How a model's makers sample its tokens: what the generation_config.json of its folder says, and `None` where it says nothing.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Preferences {
+    /// That of [`SamplingOptions`]; 0 where the file says not to sample.
+    pub temperature: Option<f32>,
+    /// That of [`SamplingOptions`].
+    pub top_k: Option<usize>,
+    /// That of [`SamplingOptions`].
+    pub top_p: Option<f32>,
+    /// That of [`SamplingOptions`].
+    pub min_p: Option<f32>,
+    /// That of [`SamplingOptions`]: `repetition_penalty` in the file.
+    pub repeat_penalty: Option<f32>,
+}
+
+impl Preferences {
+    /// What a folder says.
+    ///
+    /// # Errors
+    /// A setting is none, or outside its range.
+    pub fn from_folder(folder: &Folder) -> Result<Preferences> {
+        const NAME: &str = "generation_config.json";
+        let settings = folder.json(NAME)?.unwrap_or_default();
+        let refused = |key: &str, expected: &str| Error::Malformed {
+            file: folder.path().join(NAME).display().to_string(),
+            field: key.to_owned(),
+            problem: format!("it is {}, expected {expected}", settings[key]),
+        };
+        let setting = |key: &str| Some(&settings[key]).filter(|value| !value.is_null());
+        let number = |key: &str, expected: &str, allowed: &dyn Fn(f32) -> bool| match setting(key) {
+            None => Ok(None),
+            Some(value) => {
+                let number = value.as_f64().map(|number| number as f32).filter(|&number| allowed(number));
+                number.map(Some).ok_or_else(|| refused(key, expected))
+            }
+        };
+        let top_k = |value: &Value| value.as_u64().and_then(|k| usize::try_from(k).ok());
+        let top_k = match setting("top_k") {
+            None => None,
+            Some(value) => Some(top_k(value).ok_or_else(|| refused("top_k", "a whole number, 0 or more"))?),
+        };
+        let temperature = number("temperature", "a number, at least 0", &|t| t.is_finite() && t >= 0.0)?;
+        let samples = match setting("do_sample") {
+            None => true,
+            Some(value) => value.as_bool().ok_or_else(|| refused("do_sample", "true or false"))?,
+        };
+        Ok(Preferences {
+            temperature: if samples { temperature } else { Some(0.0) },
+            top_k,
+            top_p: number("top_p", "a number above 0 and at most 1", &|p| p > 0.0 && p <= 1.0)?,
+            min_p: number("min_p", "a number from 0 to 1", &|p| (0.0..=1.0).contains(&p))?,
+            repeat_penalty: number("repetition_penalty", "a number above 0", &|r| r.is_finite() && r > 0.0)?,
+        })
     }
 }
 

@@ -286,7 +286,8 @@ impl<'m> Session<'m> {
     fn check(&self, tokens: &[u32]) -> Result<()> {
         let vocabulary = self.model.description().vocabulary;
         if let Some(&token) = tokens.iter().find(|&&token| token as usize >= vocabulary) {
-            return Err(Error::UnknownToken { token, vocabulary });
+            let text = self.model.tokenizer().token_text(token).map(str::to_owned);
+            return Err(Error::UnknownToken { token, text, vocabulary });
         }
         if tokens.len() > self.context - self.len() {
             return Err(Error::ContextFull { len: self.len(), context: self.context, more: tokens.len() });

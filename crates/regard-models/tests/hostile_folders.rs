@@ -100,7 +100,9 @@ fn the_copy_is_sound() {
 
 #[test]
 fn files_that_are_not_there() {
-    Copy::of("llama").without("config.json").refused("FOLDER: config.json: missing");
+    Copy::of("llama").without("config.json").refused(
+        "FOLDER: config.json: missing; a folder of a model has config.json, model.safetensors or its shards, and tokenizer.json",
+    );
     Copy::of("llama").without("tokenizer.json").refused("FOLDER: tokenizer.json: missing");
     Copy::of("llama").without("model.safetensors").refused("FOLDER: model.safetensors: missing");
     let shard = "model-00002-of-00003.safetensors";
@@ -280,6 +282,80 @@ fn tokenisers_that_blow_texts_up_or_cut_them_at_random() {
     let error =
         regard_models::Conversion::new(&folder, regard_models::gguf::WeightFormat::F16).err().unwrap().to_string();
     assert!(error.contains("added_tokens: token 200 is both"), "{error}");
+}
+
+/// Published folders have added tokens that their models have no embedding for, which no text needs.
+#[test]
+fn tokens_beyond_the_embedding() {
+    const VOCABULARY: u32 = 264;
+    let tokenizer = |copy: Copy, change: &dyn Fn(&mut Value)| {
+        let mut json: Value = serde_json::from_slice(&fs::read(copy.path().join("tokenizer.json")).unwrap()).unwrap();
+        change(&mut json);
+        copy.write("tokenizer.json", json.to_string())
+    };
+    let add = |json: &mut Value, content: &str, id: u32| {
+        let added = json!({ "id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
+            "normalized": false, "special": true });
+        json["added_tokens"].as_array_mut().unwrap().push(added);
+    };
+    let qwen = || tokenizer(Copy::of("qwen3"), &|json| add(json, "<|turn|>", VOCABULARY));
+    let model = qwen().load().unwrap();
+    let tokens = model.tokenizer().encode("a<|turn|>", regard_models::tokenizer::Special::Parse).unwrap();
+    let error = model.session(16, CacheDtype::F16).unwrap().feed(&tokens).unwrap_err().to_string();
+    assert_eq!(error, "token 264, \"<|turn|>\", is not in the vocabulary of 264");
+
+    let numbers = "has number 264, and the model has embeddings of 264 tokens";
+    let template = "{% for message in messages %}<|turn|>{{ message.content }}{% endfor %}";
+    let refused = format!("tokenizer.json: \"<|turn|>\": a token of the chat template {numbers}");
+    qwen().write("chat_template.jinja", template).refused(&refused);
+
+    let around = |json: &mut Value, begin: &str, id: u32| {
+        let special = json!({ begin: { "id": begin, "ids": [id], "tokens": [begin] } });
+        let token = json!({ "SpecialToken": { "id": begin, "type_id": 0 } });
+        let text = json!({ "Sequence": { "id": "A", "type_id": 0 } });
+        json["post_processor"] = json!({ "type": "TemplateProcessing", "single": [token, text], "pair": [text, text],
+            "special_tokens": special });
+    };
+    let refused = format!("tokenizer.json: \"<|turn|>\": a token that stands around every text {numbers}");
+    tokenizer(qwen(), &|json| around(json, "<|turn|>", VOCABULARY)).refused(&refused);
+
+    // One that ends a text, beside others and alone.
+    let ends = || {
+        let settings = json!({ "eos_token": "<|turn|>" }).to_string();
+        qwen().write("tokenizer_config.json", settings).without("generation_config.json")
+    };
+    assert!(ends().set("eos_token_id", json!([2, VOCABULARY])).load().is_ok());
+    let alone = tokenizer(ends().set("eos_token_id", json!(VOCABULARY)), &|json| {
+        *json =
+            serde_json::from_str(&json.to_string().replace("<|im_end|>", "<|x|>").replace("<|endoftext|>", "<|y|>"))
+                .unwrap();
+    });
+    alone.refused(&format!("tokenizer.json: \"<|turn|>\": the only token that ends a text {numbers}"));
+
+    let bert = Copy::from(&fixture("encoders").join("bert"));
+    let bert = tokenizer(bert, &|json| {
+        add(json, "<far>", 46);
+        around(json, "<far>", 46);
+    });
+    bert.is_no_encoder(
+        "tokenizer.json: \"<far>\": a token that stands around every text has number 46, and the model has embeddings of 46 tokens",
+    );
+}
+
+/// Where no token stands around a text, an empty one has none at all.
+#[test]
+fn texts_without_a_token() {
+    let copy = Copy::from(&fixture("encoders").join("bert"));
+    let mut json: Value = serde_json::from_slice(&fs::read(copy.path().join("tokenizer.json")).unwrap()).unwrap();
+    json["post_processor"] = Value::Null;
+    let copy = copy.write("tokenizer.json", json.to_string());
+    let encoder = Encoder::load(copy.path(), Precision::F32, &LoadOptions::default()).unwrap();
+    let [whale, sea] = ["the whale", "the sea"].map(|text| encoder.encode(&[text]).unwrap().remove(0));
+    assert_eq!(
+        encoder.encode(&["", "the whale", " ", "the sea"]).unwrap(),
+        [&vec![0.0; 48], &whale, &vec![0.0; 48], &sea].map(Clone::clone)
+    );
+    assert!(whale.iter().any(|x| *x != 0.0));
 }
 
 #[test]

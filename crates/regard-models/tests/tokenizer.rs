@@ -256,4 +256,16 @@ fn a_vocabulary_of_pieces_that_does_not_fit_together_is_refused() {
         let error = Tokenizer::from_gguf(&file).err().unwrap().to_string();
         assert!(error.starts_with(&format!("bad.gguf: {message}")), "{error}");
     }
+    // The key is followed by two types and a length.
+    let fifth = bytes.windows(key("scores").len()).position(|window| window == key("scores")).unwrap()
+        + key("scores").len()
+        + 16
+        + 5 * 4;
+    for score in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        let mut bytes = bytes.clone();
+        bytes[fifth..fifth + 4].copy_from_slice(&score.to_le_bytes());
+        let error = Tokenizer::from_gguf(&Gguf::parse(bytes, "bad.gguf").unwrap()).err().unwrap().to_string();
+        let problem = format!("that of token 5 is {score}, expected a finite number");
+        assert_eq!(error, format!("bad.gguf: tokenizer.ggml.scores: {problem}"));
+    }
 }

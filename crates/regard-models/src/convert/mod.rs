@@ -11,6 +11,7 @@ use regard_kernels::{RotaryOrder, WeightFormat};
 use self::settings::Settings;
 use crate::checkpoint::{Checkpoint, Stored};
 use crate::description::{Description, Mixer};
+use crate::family::ENCODERS;
 use crate::folder::Folder;
 use crate::gguf::{Entry, WRITTEN, dequantize, header, padding, quantize};
 use crate::load::{finite, unplaced};
@@ -88,6 +89,7 @@ impl<'f> Conversion<'f> {
                 supported: WRITTEN.map(WeightFormat::name).join(", "),
             });
         }
+        folder.config().refuse_encoders(&ENCODERS)?;
         let family = folder.family()?;
         let description = Description::from_folder(folder)?;
         let Settings { settings, factors } = settings::of(folder, family, &description, format)?;

@@ -69,6 +69,23 @@ impl EncoderDescription {
         if self.relative.is_some() { Precision::F32 } else { Precision::Bf16 }
     }
 
+    /// Bytes of the weights in a precision, but for what fills panels up: of the tables `stored` bytes a number, as in the
+    /// folder, and of what products are made with as the precision has it.
+    pub fn weight_bytes(&self, precision: Precision, stored: usize) -> u64 {
+        // Three sizes of a hostile folder are more than 64 bits.
+        let [layers, width, hidden, stored] = [self.layers, self.width, self.hidden, stored].map(|size| size as u128);
+        let products = layers * (4 * width + 2 * hidden) * width;
+        let products = match precision {
+            Precision::F32 => products * stored,
+            Precision::Bf16 => products * 2,
+            // A scale for every 32.
+            Precision::Int8 => products.div_ceil(32) * 34,
+        };
+        let words = self.vocabulary as u128 * width * stored;
+        let positions = self.context as u128 * width * 4;
+        u64::try_from(words + positions + products).unwrap_or(u64::MAX)
+    }
+
     /// What a folder describes.
     ///
     /// # Errors

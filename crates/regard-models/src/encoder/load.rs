@@ -20,6 +20,7 @@ impl Encoder {
         let tokenizer = Tokenizer::from_folder(folder)?;
         let family = folder.config().encoder(&ENCODERS)?;
         let &EncoderDescription { vocabulary, width, context, first_position, .. } = &description;
+        tokenizer.check_within(folder, vocabulary, None)?;
 
         let mut loader = Loader::new(folder, &pool)?;
         // Models with a head for a task keep the encoder under its name.

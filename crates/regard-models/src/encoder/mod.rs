@@ -110,7 +110,8 @@ impl Encoder {
         self.pool.threads()
     }
 
-    /// The vectors of some texts, `[width]` each, in order. Texts longer than the model's limit count up to it.
+    /// The vectors of some texts, `[width]` each, in order. Texts longer than the model's limit count up to it, and one without a
+    /// token has the vector 0.
     ///
     /// # Errors
     /// There is no memory for it.
@@ -125,12 +126,12 @@ impl Encoder {
     pub fn encode_with(&self, texts: &[impl AsRef<str>], done: &mut dyn FnMut(usize)) -> Result<Vec<Vec<f32>>> {
         let tokens = texts.iter().map(|text| self.tokens(text.as_ref())).collect::<Result<Vec<_>>>()?;
         // Neighbours are of one length, or nearly: these attend together.
-        let mut order: Vec<usize> = (0..tokens.len()).collect();
+        let mut order: Vec<usize> = (0..tokens.len()).filter(|&index| !tokens[index].is_empty()).collect();
         order.sort_by_key(|&index| std::cmp::Reverse(tokens[index].len()));
-        let mut vectors = vec![Vec::new(); tokens.len()];
+        let mut vectors = vec![vec![0.0; self.description.width]; tokens.len()];
         let mut scratch = run::Scratch::default();
         let mut rest = order.as_slice();
-        let mut finished = 0;
+        let mut finished = tokens.len() - order.len();
         while !rest.is_empty() {
             let mut sum = 0;
             let count = rest.iter().take_while(|&&index| {
@@ -152,17 +153,13 @@ impl Encoder {
 
     /// The tokens of a text: with those that begin and end one, and cut where the model sees no further.
     fn tokens(&self, text: &str) -> Result<Vec<u32>> {
-        let mut tokens = self.tokenizer.encode_sequence(text, Special::AsText)?;
-        let limit = self.description.context;
-        if tokens.len() > limit {
-            // The one that ends a text stays its end.
-            let last = tokens[tokens.len() - 1];
-            tokens.truncate(limit);
-            tokens[limit - 1] = last;
-        }
+        let tokens = self.tokenizer.encode_up_to(text, Special::AsText, self.description.context)?;
         let vocabulary = self.description.vocabulary;
         match tokens.iter().find(|&&token| token as usize >= vocabulary) {
-            Some(&token) => Err(Error::UnknownToken { token, vocabulary }),
+            Some(&token) => {
+                let text = self.tokenizer.token_text(token).map(str::to_owned);
+                Err(Error::UnknownToken { token, text, vocabulary })
+            }
             None => Ok(tokens),
         }
     }

@@ -1,6 +1,7 @@
 //! The settings of a folder's model.
 
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use regard_kernels::{Activation, RotaryScaling};
 use serde_json::{Map, Value};
@@ -26,6 +27,19 @@ const KEYS: &[(&str, &str)] = &[
     ("vocab_size", "vocab_size"),
 ];
 
+/// What a folder without settings holds that tells what was meant.
+fn instead(folder: &Path) -> String {
+    let Ok(entries) = fs::read_dir(folder) else { return String::new() };
+    let mut names: Vec<_> = entries.flatten().map(|entry| PathBuf::from(entry.file_name())).collect();
+    names.sort();
+    let is_gguf = |name: &&PathBuf| name.extension().is_some_and(|extension| extension == "gguf");
+    match names.iter().find(is_gguf) {
+        _ if names.is_empty() => ": the folder is empty".to_owned(),
+        Some(name) => format!(": the folder holds {}, which is a model by itself", name.display()),
+        None => String::new(),
+    }
+}
+
 /// The settings, an object.
 pub(crate) struct Config {
     /// What messages call it.
@@ -36,7 +50,7 @@ pub(crate) struct Config {
 impl Config {
     pub(crate) fn read(folder: &Path) -> Result<Config> {
         let path = folder.join(NAME);
-        let missing = || Error::Missing { file: folder.display().to_string(), field: NAME.to_owned() };
+        let missing = || Error::NoModel { folder: folder.display().to_string(), found: instead(folder) };
         let file = path.display().to_string();
         match json(&path)?.ok_or_else(missing)? {
             Value::Object(values) => Ok(Config { file, values }),
@@ -52,6 +66,15 @@ impl Config {
     /// The entry of the table that an encoder belongs to.
     pub(crate) fn encoder<'f>(&self, families: &'f [EncoderFamily]) -> Result<&'f EncoderFamily> {
         self.entry(families, |family| family.model_types)
+    }
+
+    /// Refuses to make one file of an encoder.
+    pub(crate) fn refuse_encoders(&self, families: &[EncoderFamily]) -> Result<()> {
+        if self.encoder(families).is_err() {
+            return Ok(());
+        }
+        let found = format!("a GGUF file of {:?}, which is an encoder,", self.string("model_type")?);
+        Err(self.unsupported("model_type", found, "GGUF files of decoders; encoders stay folders"))
     }
 
     fn entry<'f, F>(&self, families: &'f [F], types: impl Fn(&F) -> &'static [&'static str]) -> Result<&'f F> {

@@ -5,7 +5,7 @@ use std::str::FromStr;
 use std::sync::OnceLock;
 
 use serde_json::Value;
-use tokenizers::Tokenizer as Fast;
+use tokenizers::{Encoding, PostProcessor, Tokenizer as Fast, TruncationDirection};
 
 use super::special::{self, Kind};
 use super::spelling::{self, Spelling};
@@ -20,6 +20,11 @@ const MAX_TOKENS: usize = 1 << 20;
 /// The most that the rules of a tokeniser may lengthen a text; those of published ones make a space three bytes.
 const MAX_GROWTH: f64 = 64.0;
 
+/// Of a text that is to be cut so many bytes for each token are looked at first; English has four or five.
+const BYTES_A_TOKEN: usize = 16;
+/// How much more of it is looked at where that was too little.
+const MORE: usize = 4;
+
 /// What tokenizer.json says.
 pub(super) struct Words {
     /// Control tokens that stand in a text are those tokens.
@@ -29,6 +34,8 @@ pub(super) struct Words {
     texts: Vec<String>,
     kinds: Vec<Kind>,
     spelling: Spelling,
+    /// How far before a place in a text what stands behind it counts, but for words that reach there.
+    reach: usize,
 }
 
 impl Words {
@@ -75,7 +82,10 @@ impl Words {
             }
         }
         let marks = read_marks(folder, &parsing, len)?;
-        Ok((Words { parsing, as_text: OnceLock::new(), texts, kinds, spelling }, marks))
+        // An added token is looked for as it is, and rules may have lengthened what is read as it.
+        let longest = parsing.get_added_tokens_decoder().values().map(|added| added.content.len()).max();
+        let reach = 64 + 4 * longest.unwrap_or(0);
+        Ok((Words { parsing, as_text: OnceLock::new(), texts, kinds, spelling, reach }, marks))
     }
 
     fn fast(&self, special: Special) -> &Fast {
@@ -100,14 +110,38 @@ impl Words {
     }
 
     pub(super) fn encode_sequence(&self, text: &str, special: Special, marks: &Marks) -> Result<Vec<u32>> {
-        let mut ids = self.ids(text, special, true)?;
-        if let ([first, second, ..], Some(bos)) = (&ids[..], marks.bos)
-            && *first == bos
-            && *second == bos
-        {
-            ids.remove(0);
+        let ids = self.ids(text, special, true)?;
+        Ok(begun_once(ids, marks))
+    }
+
+    /// The same of at most `limit` tokens: those that begin and end a sequence, and between them the text's first ones.
+    pub(super) fn encode_up_to(&self, text: &str, special: Special, marks: &Marks, limit: usize) -> Result<Vec<u32>> {
+        let fast = self.fast(special);
+        let around = fast.get_post_processor().map_or(0, |processor| processor.added_tokens(false));
+        let room = limit.saturating_sub(around);
+        let whole = |mut encoding: Encoding| {
+            encoding.truncate(room, 0, TruncationDirection::Right);
+            encoding.take_overflowing();
+            fast.post_process(encoding, None, true)
+        };
+        let encoding = self.beginning(fast, text, room).and_then(whole);
+        let mut ids = encoding.map_err(|error| Error::Tokenize(error.to_string()))?.get_ids().to_vec();
+        ids.truncate(limit);
+        Ok(begun_once(ids, marks))
+    }
+
+    /// So much of a text that its first `room` tokens are those of the whole.
+    fn beginning(&self, fast: &Fast, text: &str, room: usize) -> tokenizers::Result<Encoding> {
+        let mut len = self.reach.saturating_add(room.saturating_mul(BYTES_A_TOKEN));
+        while len < text.len() {
+            let beginning = &text[..text.floor_char_boundary(len)];
+            let encoding = fast.encode(beginning, false)?;
+            if settled(&encoding, beginning, self.reach) >= room {
+                return Ok(encoding);
+            }
+            len = len.saturating_mul(MORE);
         }
-        Ok(ids)
+        fast.encode_fast(text, false)
     }
 
     pub(super) fn bytes(&self, id: u32, bytes: &mut Vec<u8>) {
@@ -127,6 +161,34 @@ impl Words {
     pub(super) fn len(&self) -> usize {
         self.texts.len()
     }
+}
+
+/// How many of the first tokens of a text's beginning no going on can change.
+///
+/// Words are found from the front, and each is cut into tokens by itself. So what follows the beginning counts for its last
+/// word, for an added token that begins within `reach` of its end, and through whitespace and marks that belong to either. None of
+/// it counts for the words before a character that is there to be seen and joins nothing before it.
+fn settled(encoding: &Encoding, beginning: &str, reach: usize) -> usize {
+    let stands_alone = |c: char| c.is_ascii_graphic() || ('\u{3400}'..='\u{9fff}').contains(&c);
+    let end = beginning.floor_char_boundary(beginning.len().saturating_sub(reach));
+    let Some(wall) = beginning[..end].rfind(stands_alone) else { return 0 };
+    let (places, words) = (encoding.get_offsets(), encoding.get_word_ids());
+    match places.iter().position(|&(_, end)| end > wall) {
+        Some(first) => words.iter().take_while(|&&word| word < words[first]).count(),
+        // The rules drop it.
+        None => 0,
+    }
+}
+
+/// A sequence that begins with its token twice, because its text does, keeps one.
+fn begun_once(mut ids: Vec<u32>, marks: &Marks) -> Vec<u32> {
+    if let ([first, second, ..], Some(bos)) = (&ids[..], marks.bos)
+        && *first == bos
+        && *second == bos
+    {
+        ids.remove(0);
+    }
+    ids
 }
 
 /// How many times as long a text may become by an object of tokenizer.json that replaces, and those that it is a sequence of.
@@ -178,3 +240,6 @@ fn read_marks(folder: &Folder, fast: &Fast, len: usize) -> Result<Marks> {
     ends.extend(numbered(&config, "eos_token_id"));
     Ok(Marks { bos, eos, ends })
 }
+
+#[cfg(test)]
+mod tests;

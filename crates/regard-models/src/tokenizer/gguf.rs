@@ -293,6 +293,9 @@ fn merges_by_score(file: &Gguf, vocabulary: &Vocabulary) -> Result<Vec<(String, 
         let problem = format!("{} scores for {} tokens", scores.len(), vocabulary.len());
         return Err(malformed(file, SCORES, problem));
     }
+    if let Some((id, score)) = scores.iter().enumerate().find(|(_, score)| !score.is_finite()) {
+        return Err(malformed(file, SCORES, format!("that of token {id} is {score}, expected a finite number")));
+    }
     // Bytes stand for what has no other token, and the text of a control token is no way to write it.
     let normal = |id: usize| vocabulary.kinds[id] == Kind::Normal;
     let texts = || vocabulary.texts.iter().enumerate().filter(|&(id, text)| normal(id) && !text.is_empty());

@@ -13,7 +13,8 @@ mod stream;
 
 use std::collections::BTreeSet;
 
-use crate::error::Result;
+use crate::chat::{ChatTemplate, Message, Turn};
+use crate::error::{Error, Result};
 use crate::folder::Folder;
 use crate::gguf::Gguf;
 
@@ -84,6 +85,39 @@ impl Tokenizer {
         Ok(Tokenizer { words: Words::Folder(Box::new(words)), marks })
     }
 
+    /// Whether the model has embeddings, which are so many, of the tokens of a folder that it cannot do without: those that stand
+    /// around every text, those of a conversation, and of those that end a text one. Others beyond stand in published folders, and
+    /// are refused where a text has them.
+    pub(crate) fn check_within(
+        &self,
+        folder: &Folder,
+        vocabulary: usize,
+        template: Option<&ChatTemplate>,
+    ) -> Result<()> {
+        let beyond = |id: &u32| *id as usize >= vocabulary;
+        let refused = |id: u32, role: &str| {
+            let text = self.token_text(id).unwrap_or_default();
+            Err(Error::Malformed {
+                file: folder.path().join("tokenizer.json").display().to_string(),
+                field: format!("{text:?}"),
+                problem: format!("{role} has number {id}, and the model has embeddings of {vocabulary} tokens"),
+            })
+        };
+        if let Some(id) = self.encode_sequence("", Special::Parse)?.into_iter().find(beyond) {
+            return refused(id, "a token that stands around every text");
+        }
+        // A template may refuse so short a conversation.
+        if let Some(Ok(text)) = template.map(|template| template.render(&[Message::new("user", "?")], Turn::Open))
+            && let Some(id) = self.encode(&text, Special::Parse)?.into_iter().find(beyond)
+        {
+            return refused(id, "a token of the chat template");
+        }
+        match self.eos().filter(beyond) {
+            Some(id) if self.ends().all(|end| beyond(&end)) => refused(id, "the only token that ends a text"),
+            _ => Ok(()),
+        }
+    }
+
     /// The tokens of `text`, and nothing before or after them.
     ///
     /// Bytes that no token of the vocabulary stands for are left out.
@@ -103,6 +137,19 @@ impl Tokenizer {
     /// As [`encode`](Self::encode).
     pub fn encode_sequence(&self, text: &str, special: Special) -> Result<Vec<u32>> {
         words!(self, words => words.encode_sequence(text, special, &self.marks))
+    }
+
+    /// The same of at most `limit` tokens. By a folder's files those that begin and end a sequence stay, and between them come the
+    /// text's first ones; no more of it is looked at than they depend on.
+    pub(crate) fn encode_up_to(&self, text: &str, special: Special, limit: usize) -> Result<Vec<u32>> {
+        match &self.words {
+            Words::Folder(words) => words.encode_up_to(text, special, &self.marks, limit),
+            Words::Gguf(words) => {
+                let mut ids = words.encode_sequence(text, special, &self.marks)?;
+                ids.truncate(limit);
+                Ok(ids)
+            }
+        }
     }
 
     /// The text of `ids`. Control tokens have none; bytes that are not UTF-8 come out as U+FFFD.
