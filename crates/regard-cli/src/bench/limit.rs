@@ -26,9 +26,9 @@ pub(crate) struct Work {
 }
 
 impl Work {
-    /// So many times the same work, one after the other.
-    pub(crate) fn times(self, count: usize) -> Work {
-        Work { flops: self.flops * count as f64, bytes: self.bytes * count as f64, ..self }
+    /// This work, and then another of the same unit.
+    pub(crate) fn and(self, other: Work) -> Work {
+        Work { flops: self.flops + other.flops, bytes: self.bytes + other.bytes, ..self }
     }
 
     /// `live_pairs` are those of all batch entries and query heads.

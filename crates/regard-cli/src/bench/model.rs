@@ -133,7 +133,9 @@ impl Subject for DecoderSubject {
                     tokens[..RUN].chunks(1).try_for_each(|token| Ok(session.feed(token).map(drop)?))
                 };
                 let peer = |calls| llama.as_mut().map_or(Ok(Vec::new()), |llama| llama.tokens(depth, RUN, calls));
-                let work: Vec<_> = self.tokens.work(depth + RUN / 2, 1).into_iter().map(|one| one.times(RUN)).collect();
+                let both = |a: Vec<Work>, b: Vec<Work>| a.into_iter().zip(b).map(|(a, b)| a.and(b)).collect();
+                let works = (depth..depth + RUN).map(|depth| self.tokens.work(depth, 1));
+                let work = works.reduce(both).unwrap_or_default();
                 results.measure(&token, || clock.time(&work, tokens_of(RUN), accuracy, ours, peer))?;
             }
         }

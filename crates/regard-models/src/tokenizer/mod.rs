@@ -124,7 +124,7 @@ impl Tokenizer {
     ///
     /// # Errors
     ///
-    /// [`Error::Tokenize`](crate::Error::Tokenize) if the `tokenizers` crate fails, which no text is known to cause.
+    /// [`Error::Tokenize`] if the `tokenizers` crate fails, which no text is known to cause.
     pub fn encode(&self, text: &str, special: Special) -> Result<Vec<u32>> {
         words!(self, words => words.encode(text, special))
     }
