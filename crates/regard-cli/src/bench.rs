@@ -128,6 +128,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Error> {
         None => Isa::from_environment().map_err(|error| Error::Usage(format!("REGARD_ISA: {error}")))?,
     };
     // Said before the work, not after it.
+    if let Some(path) = arguments.chart.as_ref().filter(|path| path.extension().is_none_or(|kind| kind != "svg")) {
+        let problem = format!("--chart {}: the chart is an SVG; name a file that ends in .svg", path.display());
+        return Err(Error::Usage(problem));
+    }
     if let Some(folder) = arguments.chart.as_ref().and_then(|path| path.parent())
         && !folder.as_os_str().is_empty()
         && !folder.is_dir()

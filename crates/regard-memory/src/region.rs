@@ -5,14 +5,15 @@ use std::sync::Arc;
 use crate::block::Block;
 use crate::{AlignedBuffer, Error, LINE, Pages, Pod, Result};
 
-/// Bytes that are taken at once. What no buffer touches costs no resident memory.
-const BLOCK: usize = 32 << 20;
+/// Bytes that are taken at once. What no buffer touches costs no resident memory. (Miri, which would write every byte, sees
+/// small ones.)
+const BLOCK: usize = if cfg!(miri) { 4 << 10 } else { 32 << 20 };
 
 /// Buffers that live together, one behind the other, so that many small ones fill huge pages as a long one does: a model's
 /// weights, of which one matrix may be shorter than a page.
 ///
-/// The memory goes back to the system when the last buffer of a block is dropped, so they should go together. A region takes
-/// no memory before its first buffer, and may be dropped before them.
+/// The memory goes back to the system when the last buffer of a block is dropped, and of the last block the region too; so they
+/// should go together. A region takes no memory before its first buffer, and may be dropped before them.
 ///
 /// ```
 /// use regard_memory::{Pages, Region};

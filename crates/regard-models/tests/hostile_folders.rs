@@ -254,12 +254,7 @@ fn tokenisers_that_are_none() {
 
 #[test]
 fn tokenisers_that_blow_texts_up_or_cut_them_at_random() {
-    let tokenizer = |change: &dyn Fn(&mut Value)| {
-        let copy = Copy::of("llama");
-        let mut json: Value = serde_json::from_slice(&fs::read(copy.path().join("tokenizer.json")).unwrap()).unwrap();
-        change(&mut json);
-        copy.write("tokenizer.json", json.to_string())
-    };
+    let tokenizer = |change: &dyn Fn(&mut Value)| tokenizer(Copy::of("llama"), change);
     let replace = |pattern: Value| json!({ "type": "Replace", "pattern": pattern, "content": "a".repeat(20) });
     let twice = [replace(json!({ "String": "a" })), replace(json!({ "String": "a" }))];
     tokenizer(&|json| json["normalizer"] = json!({ "type": "Sequence", "normalizers": twice }))
@@ -288,11 +283,6 @@ fn tokenisers_that_blow_texts_up_or_cut_them_at_random() {
 #[test]
 fn tokens_beyond_the_embedding() {
     const VOCABULARY: u32 = 264;
-    let tokenizer = |copy: Copy, change: &dyn Fn(&mut Value)| {
-        let mut json: Value = serde_json::from_slice(&fs::read(copy.path().join("tokenizer.json")).unwrap()).unwrap();
-        change(&mut json);
-        copy.write("tokenizer.json", json.to_string())
-    };
     let add = |json: &mut Value, content: &str, id: u32| {
         let added = json!({ "id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
             "normalized": false, "special": true });
@@ -356,6 +346,72 @@ fn texts_without_a_token() {
         [&vec![0.0; 48], &whale, &vec![0.0; 48], &sea].map(Clone::clone)
     );
     assert!(whale.iter().any(|x| *x != 0.0));
+}
+
+/// A copy with its tokenizer.json changed.
+fn tokenizer(copy: Copy, change: &dyn Fn(&mut Value)) -> Copy {
+    let mut json: Value = serde_json::from_slice(&fs::read(copy.path().join("tokenizer.json")).unwrap()).unwrap();
+    change(&mut json);
+    copy.write("tokenizer.json", json.to_string())
+}
+
+/// The `tokenizers` crate takes these for granted, and stops where they do not hold.
+#[test]
+fn a_tokeniser_whose_rules_do_not_fit_together_is_refused() {
+    let bert = || Copy::from(&fixture("encoders").join("bert"));
+    let spoil = |key: &'static str, value: Value| tokenizer(bert(), &|json| json[key] = value.clone());
+    let sequence = json!([{ "Sequence": { "id": "B", "type_id": 0 } }]);
+    let processor = |single: &Value| json!({ "type": "TemplateProcessing", "single": single, "pair": single, "special_tokens": {} });
+    let named = json!([{ "SpecialToken": { "id": "<s>", "type_id": 0 } }, { "Sequence": { "id": "A", "type_id": 0 } }]);
+    for folder in [
+        spoil("post_processor", processor(&named)),
+        spoil("post_processor", processor(&sequence)),
+        spoil("pre_tokenizer", json!({ "type": "FixedLength", "length": 0 })),
+        spoil("normalizer", json!({ "type": "Precompiled", "precompiled_charsmap": "AAAA" })),
+        spoil("normalizer", json!({ "type": "Precompiled", "precompiled_charsmap": "BAAAAP///38AAA==" })),
+    ] {
+        let options = LoadOptions { threads: Some(1), isa: None };
+        let error = Encoder::load(folder.path(), Precision::F32, &options).err().expect("refused").to_string();
+        assert!(error.contains("tokenizer.json: tokeniser: "), "{error}");
+    }
+}
+
+/// What sentence-transformers does with a text before it is cut into tokens.
+#[test]
+fn an_encoders_folder_says_how_texts_are_read() {
+    let bert = || Copy::from(&fixture("encoders").join("bert"));
+    let load = |folder: &Copy| {
+        Encoder::load(folder.path(), Precision::F32, &LoadOptions { threads: Some(1), isa: None }).unwrap()
+    };
+    let vector = |folder: &Copy, text: &str| load(folder).encode(&[text]).unwrap();
+    let cased = || tokenizer(bert(), &|json| json["normalizer"] = Value::Null);
+    let lower = cased().write("sentence_bert_config.json", r#"{"do_lower_case": true}"#);
+    assert_eq!(vector(&lower, "A Bé"), vector(&cased(), "a bé"));
+
+    let prompts = r#"{"prompts": {"query": "a b "}, "default_prompt_name": "query"}"#;
+    let prompted = bert().write("config_sentence_transformers.json", prompts);
+    assert_eq!(vector(&prompted, "c"), vector(&bert(), "a b c"));
+    assert_ne!(vector(&prompted, "c"), vector(&bert(), "c"));
+
+    let short =
+        bert().write("sentence_bert_config.json", "{}").write("tokenizer_config.json", r#"{"model_max_length": 5}"#);
+    assert_eq!(load(&short).description().context, 5);
+    let both = bert()
+        .write("sentence_bert_config.json", r#"{"max_seq_length": 7}"#)
+        .write("tokenizer_config.json", r#"{"model_max_length": 5}"#);
+    assert_eq!(load(&both).description().context, 7);
+
+    bert()
+        .write("sentence_bert_config.json", r#"{"max_seq_length": "16"}"#)
+        .is_no_encoder("sentence_bert_config.json: max_seq_length: it is \"16\", expected a positive whole number");
+    bert().write("config_sentence_transformers.json", r#"{"default_prompt_name": "query"}"#).is_no_encoder(
+        "config_sentence_transformers.json: default_prompt_name: it is \"query\", expected a name among prompts",
+    );
+    bert().without("1_Pooling/config.json").is_no_encoder("FOLDER: 1_Pooling/config.json: missing");
+    let modes = r#"{"pooling_mode": ["mean", "cls"]}"#;
+    bert().write("1_Pooling/config.json", modes).is_no_encoder(
+        "modules.json: 1_Pooling: pooling [\"mean\",\"cls\"] is not supported (supported: mean, the first and the last token)",
+    );
 }
 
 #[test]

@@ -36,6 +36,10 @@ pub struct EncoderDescription {
     pub pooling: Pooling,
     /// Whether the vector is scaled to length 1.
     pub normalized: bool,
+    /// Whether texts are read in lower case.
+    pub lower_case: bool,
+    /// What is put before every text.
+    pub prompt: String,
 }
 
 /// A learned bias of the scores by the distance from query to key, in buckets that grow with it (Raffel et al., 2019,
@@ -131,14 +135,13 @@ impl EncoderDescription {
                 Some(RelativeBias { buckets, furthest: 128 })
             }
         };
-        let said = folder.json("sentence_bert_config.json")?.unwrap_or_default();
-        let limit = said["max_seq_length"].as_u64().map_or(usize::MAX, |limit| limit.max(1) as usize);
+        let sentences = Sentences::read(folder)?;
         let (pooling, normalized) = pooling(folder)?;
         Ok(EncoderDescription {
             architecture: config.string("model_type")?.to_owned(),
             vocabulary: size("vocab_size")?,
             width,
-            context: limit.min(positions - first_position),
+            context: sentences.limit.min(positions - first_position),
             layers: size("num_hidden_layers")?,
             heads,
             hidden: size("intermediate_size")?,
@@ -148,7 +151,56 @@ impl EncoderDescription {
             relative,
             pooling,
             normalized,
+            lower_case: sentences.lower_case,
+            prompt: sentences.prompt,
         })
+    }
+}
+
+/// What sentence-transformers does with a text before its tokens are made, and how many of these it looks at.
+struct Sentences {
+    limit: usize,
+    lower_case: bool,
+    prompt: String,
+}
+
+impl Sentences {
+    fn read(folder: &Folder) -> Result<Sentences> {
+        const SETTINGS: &str = "sentence_bert_config.json";
+        const PROMPTS: &str = "config_sentence_transformers.json";
+        let malformed = |file: &str, field: &str, found: &Value, expected: &str| Error::Malformed {
+            file: folder.path().join(file).display().to_string(),
+            field: field.to_owned(),
+            problem: format!("it is {found}, expected {expected}"),
+        };
+        let said = folder.json(SETTINGS)?.unwrap_or_default();
+        let limit = match &said["max_seq_length"] {
+            // Then what the tokeniser says, which may be a number that stands for none.
+            Value::Null => {
+                let tokeniser = folder.json("tokenizer_config.json")?.unwrap_or_default();
+                tokeniser["model_max_length"].as_u64().filter(|&limit| limit > 0).unwrap_or(u64::MAX)
+            }
+            limit => limit
+                .as_u64()
+                .filter(|&limit| limit > 0)
+                .ok_or_else(|| malformed(SETTINGS, "max_seq_length", limit, "a positive whole number"))?,
+        };
+        let lower_case = match &said["do_lower_case"] {
+            Value::Null => false,
+            Value::Bool(lower) => *lower,
+            other => return Err(malformed(SETTINGS, "do_lower_case", other, "true or false")),
+        };
+        let prompts = folder.json(PROMPTS)?.unwrap_or_default();
+        let prompt = match &prompts["default_prompt_name"] {
+            Value::Null => String::new(),
+            name => {
+                let prompt = name.as_str().and_then(|name| prompts["prompts"][name].as_str());
+                prompt
+                    .ok_or_else(|| malformed(PROMPTS, "default_prompt_name", name, "a name among prompts"))?
+                    .to_owned()
+            }
+        };
+        Ok(Sentences { limit: usize::try_from(limit).unwrap_or(usize::MAX), lower_case, prompt })
     }
 }
 
@@ -162,8 +214,12 @@ fn pooling(folder: &Folder) -> Result<(Pooling, bool)> {
         supported: supported.to_owned(),
     };
     let (mut pooling, mut normalized) = (Pooling::Mean, false);
-    let modules = folder.json(MODULES)?.unwrap_or_default();
-    for module in modules.as_array().into_iter().flatten() {
+    let modules = match folder.json(MODULES)? {
+        None => Vec::new(),
+        Some(Value::Array(modules)) => modules,
+        Some(_) => return Err(unsupported("modules", "no list".to_owned(), "a list of modules")),
+    };
+    for module in &modules {
         let kind = module["type"].as_str().unwrap_or_default();
         match kind.rsplit('.').next() {
             Some("Transformer") => {}
@@ -174,7 +230,10 @@ fn pooling(folder: &Folder) -> Result<(Pooling, bool)> {
                 if path.is_empty() || path.contains(['/', '\\']) || path.starts_with('.') {
                     return Err(unsupported("path", format!("{path:?}"), "the name of a folder"));
                 }
-                let settings = folder.json(&format!("{path}/config.json"))?.unwrap_or_default();
+                let settings = folder.json(&format!("{path}/config.json"))?.ok_or_else(|| Error::Missing {
+                    file: folder.path().display().to_string(),
+                    field: format!("{path}/config.json"),
+                })?;
                 pooling = pooling_of(&settings)
                     .map_err(|found| unsupported(path, found, "mean, the first and the last token"))?;
             }
@@ -192,14 +251,19 @@ fn pooling_of(settings: &Value) -> Result<Pooling, String> {
         "lasttoken" | "last_token" => Ok(Pooling::LastToken),
         other => Err(format!("pooling {other:?}")),
     };
-    if let Some(name) = settings["pooling_mode"].as_str() {
-        return named(name);
+    match &settings["pooling_mode"] {
+        Value::Null => {}
+        Value::String(name) => return named(name),
+        other => return Err(format!("pooling {other}")),
     }
-    let flags = settings.as_object().into_iter().flatten();
-    let set: Vec<&str> = flags
-        .filter(|(_, value)| **value == Value::Bool(true))
-        .filter_map(|(key, _)| key.strip_prefix("pooling_mode_"))
-        .collect();
+    let mut set = Vec::new();
+    for (key, value) in settings.as_object().into_iter().flatten() {
+        match (key.strip_prefix("pooling_mode_"), value) {
+            (Some(name), Value::Bool(true)) => set.push(name),
+            (None, _) | (_, Value::Bool(false)) => {}
+            (Some(_), other) => return Err(format!("{key} {other}")),
+        }
+    }
     match set[..] {
         [] => Ok(Pooling::Mean),
         [name] => named(name),

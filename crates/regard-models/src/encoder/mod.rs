@@ -4,6 +4,7 @@ mod describe;
 mod load;
 mod run;
 
+use std::borrow::Cow;
 use std::path::Path;
 
 use regard_kernels::Kernels;
@@ -153,7 +154,15 @@ impl Encoder {
 
     /// The tokens of a text: with those that begin and end one, and cut where the model sees no further.
     fn tokens(&self, text: &str) -> Result<Vec<u32>> {
-        let tokens = self.tokenizer.encode_up_to(text, Special::AsText, self.description.context)?;
+        let EncoderDescription { prompt, lower_case, context, .. } = &self.description;
+        let mut text = Cow::Borrowed(text);
+        if !prompt.is_empty() {
+            text = Cow::Owned(format!("{prompt}{text}"));
+        }
+        if *lower_case {
+            text = Cow::Owned(text.to_lowercase());
+        }
+        let tokens = self.tokenizer.encode_up_to(&text, Special::AsText, *context)?;
         let vocabulary = self.description.vocabulary;
         match tokens.iter().find(|&&token| token as usize >= vocabulary) {
             Some(&token) => {

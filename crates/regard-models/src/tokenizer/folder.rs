@@ -60,7 +60,8 @@ impl Words {
             return Err(malformed("model.dropout leaves merges out at random: set it to null".to_owned()));
         }
         drop(json);
-        let mut parsing = Fast::from_str(&text).map_err(|error| malformed(error.to_string()))?;
+        let parsed = guarded(|| Fast::from_str(&text));
+        let mut parsing = parsed.and_then(|fast| fast.map_err(|error| error.to_string())).map_err(malformed)?;
         // What a file says of lengths is for training.
         parsing.with_padding(None);
         parsing.with_truncation(None).map_err(|error| malformed(error.to_string()))?;
@@ -81,6 +82,11 @@ impl Words {
                 *kind = if added.special { Kind::Control } else { Kind::UserDefined };
             }
         }
+        // Whatever the rules make impossible is said now.
+        for text in ["", "A word, é 1"] {
+            let tried = guarded(|| parsing.encode_fast(text, true).map(drop));
+            tried.and_then(|tried| tried.map_err(|error| error.to_string())).map_err(malformed)?;
+        }
         let marks = read_marks(folder, &parsing, len)?;
         // An added token is looked for as it is, and rules may have lengthened what is read as it.
         let longest = parsing.get_added_tokens_decoder().values().map(|added| added.content.len()).max();
@@ -100,9 +106,9 @@ impl Words {
     }
 
     fn ids(&self, text: &str, special: Special, whole: bool) -> Result<Vec<u32>> {
-        let encoding = self.fast(special).encode_fast(text, whole);
-        let encoding = encoding.map_err(|error| Error::Tokenize(error.to_string()))?;
-        Ok(encoding.get_ids().to_vec())
+        let encoding = guarded(|| self.fast(special).encode_fast(text, whole));
+        let encoding = encoding.and_then(|encoding| encoding.map_err(|error| error.to_string()));
+        Ok(encoding.map_err(Error::Tokenize)?.get_ids().to_vec())
     }
 
     pub(super) fn encode(&self, text: &str, special: Special) -> Result<Vec<u32>> {
@@ -124,8 +130,9 @@ impl Words {
             encoding.take_overflowing();
             fast.post_process(encoding, None, true)
         };
-        let encoding = self.beginning(fast, text, room).and_then(whole);
-        let mut ids = encoding.map_err(|error| Error::Tokenize(error.to_string()))?.get_ids().to_vec();
+        let encoding = guarded(|| self.beginning(fast, text, room).and_then(whole));
+        let encoding = encoding.and_then(|encoding| encoding.map_err(|error| error.to_string()));
+        let mut ids = encoding.map_err(Error::Tokenize)?.get_ids().to_vec();
         ids.truncate(limit);
         Ok(begun_once(ids, marks))
     }
@@ -211,6 +218,15 @@ fn has_type(value: &Value, kind: &str) -> bool {
             .filter_map(|list| value[list].as_array())
             .flatten()
             .any(|value| value["type"] == kind)
+}
+
+/// What the `tokenizers` crate does with a file's rules, some of which it takes for granted and panics without: a template
+/// whose tokens are in no table, pieces of length 0, a character map that ends too early.
+fn guarded<T>(work: impl FnOnce() -> T) -> std::result::Result<T, String> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).map_err(|panic| {
+        let said = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+        format!("its rules do not fit together ({})", said.unwrap_or("they make the tokeniser stop"))
+    })
 }
 
 fn read_marks(folder: &Folder, fast: &Fast, len: usize) -> Result<Marks> {
