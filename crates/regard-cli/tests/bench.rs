@@ -267,6 +267,7 @@ fn a_model_that_cannot_be_measured_is_refused_by_name() {
         (&["--context", "600", "--only", "prompt-4096"], 2, ["\"prompt-4096\"", "token-512"]),
         (&["--context", "600", "--only", "token-512", "--llama", "/no/python"], 1, ["/no/python", "No such file"]),
         (&["--torch", "python3"], 2, ["--torch", "tiny.gguf is no encoder"]),
+        (&["--context", "600", "--chart", "c.png"], 2, ["--chart c.png", "ends in .svg"]),
     ] {
         let ran = bench_model(folder.path(), arguments);
         let said = String::from_utf8(ran.stderr).unwrap();

@@ -18,7 +18,7 @@ use crate::product::Accumulators;
 
 /// Bytes of a weight that are asked for before they are needed: what memory gives in some hundreds of nanoseconds. Rows of
 /// several words, planes and factors are too many streams for the CPU's own prefetcher: without this, a single row of `Q4_K`
-/// reads at a fifth of the memory's pace; with it, at all of it (8 KiB give 5–20% less).
+/// reads at a fifth of the memory's pace; with it, at nearly all of it.
 const AHEAD: usize = 16 << 10;
 
 /// `y[rows, panels·64] = x[rows, inputs] · Wᵀ`.
