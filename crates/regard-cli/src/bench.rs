@@ -40,6 +40,7 @@ use self::setting::Setting;
 use self::techniques::{Bench, TECHNIQUES};
 use self::torch::Torch;
 use crate::error::Error;
+use crate::options::Kind;
 use crate::output::{print_line, say};
 use crate::{progress, pull};
 
@@ -264,6 +265,13 @@ impl Arguments {
     /// # Errors
     /// It is no model that runs here, or an option is given that is for the other kind.
     fn subject(&self, path: &Path, isa: Isa, threads: usize) -> Result<Box<dyn Subject>, Error> {
+        if path.is_dir() && Kind::of(path) == Some(Kind::Decoder) {
+            let path = path.display();
+            let problem = format!(
+                "{path} is a decoder's folder, and a decoder is measured as a GGUF file: `regard convert {path}` makes one"
+            );
+            return Err(Error::Usage(problem));
+        }
         let (llama, torch, context) = (self.llama.is_some(), self.torch.is_some(), self.context.is_some());
         let (is, unfit) = match path.is_dir() {
             true => ("an encoder", [("--llama", llama), ("--context", context)].into_iter().find(|(_, given)| *given)),

@@ -61,7 +61,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Error> {
     let model = arguments.model.load(&path)?;
     let template = model.chat_template().ok_or(Error::NoTemplate { path })?;
     let context = arguments.context.map_or(CONTEXT.min(model.description().context), NonZeroUsize::get);
-    let draft = arguments.guesses.load(model.threads())?;
+    let draft = arguments.guesses.load(&model)?;
     let session = arguments.cache.session(&model, context)?;
     let sampling = arguments.writing.sampling(model.preferences());
     let mut writer = Writer::new(&model, arguments.guesses.generator(session, sampling, draft.as_ref())?);

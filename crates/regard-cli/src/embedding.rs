@@ -1,11 +1,13 @@
 //! What the commands that embed texts share: the model, and the vectors of many lines.
 
 use std::num::NonZeroUsize;
+use std::path::Path;
 
 use regard_models::encoder::EncoderDescription;
 use regard_models::{Encoder, Folder, LoadOptions, Precision};
 
 use crate::error::Error;
+use crate::options::Kind;
 use crate::{progress, pull};
 
 /// Which model, in what precision, and on how many threads.
@@ -38,18 +40,28 @@ impl EncoderOptions {
     pub(crate) fn load(&self) -> Result<Encoder, Error> {
         let path = pull::resolve(self.model.as_deref().unwrap_or(pull::EMBEDDER))?;
         let bar = progress::spinner(format!("loading {}", path.display()));
-        let folder = Folder::open(&path)?;
+        let (folder, description) = match open(&path) {
+            Ok(opened) => opened,
+            Err(_) if Kind::of(&path) == Some(Kind::Decoder) => return Err(Error::Decoder { path }),
+            Err(error) => return Err(error.into()),
+        };
         let precision = match self.dtype {
             Some(Dtype::F32) => Precision::F32,
             Some(Dtype::Bf16) => Precision::Bf16,
             Some(Dtype::Int8) => Precision::Int8,
-            None => EncoderDescription::from_folder(&folder)?.precision(),
+            None => description.precision(),
         };
         let options = LoadOptions { threads: self.threads.map(NonZeroUsize::get), ..LoadOptions::default() };
         let encoder = Encoder::from_folder(&folder, precision, &options)?;
         bar.finish_and_clear();
         Ok(encoder)
     }
+}
+
+fn open(path: &Path) -> regard_models::Result<(Folder, EncoderDescription)> {
+    let folder = Folder::open(path)?;
+    let description = EncoderDescription::from_folder(&folder)?;
+    Ok((folder, description))
 }
 
 /// The vectors of some lines, with a bar.

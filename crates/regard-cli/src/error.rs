@@ -89,6 +89,18 @@ pub(crate) enum Error {
         /// The model's file.
         path: PathBuf,
     },
+    /// A model that makes vectors where one that writes is needed.
+    #[error("{} is an encoder, which writes no text: `regard embed` and `regard search` run it", path.display())]
+    Encoder {
+        /// The model's folder.
+        path: PathBuf,
+    },
+    /// A model that writes where one that makes vectors is needed.
+    #[error("{} writes text and embeds none: `regard generate`, `chat` and `perplexity` run it; an encoder is the folder of a BERT, RoBERTa or MPNet model", path.display())]
+    Decoder {
+        /// The model's file or folder.
+        path: PathBuf,
+    },
     /// A text that was to be JSON, and was cut.
     #[error("the JSON was cut before its end: raise --max-tokens or --context, or give the schema an end")]
     CutJson,

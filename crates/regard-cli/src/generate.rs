@@ -128,7 +128,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Error> {
         let tokens = prompt.len();
         return Err(Error::PromptTooLong { tokens, context, limit });
     }
-    let draft = arguments.guesses.load(model.threads())?;
+    let draft = arguments.guesses.load(&model)?;
     let grammar = arguments.grammar(&model)?;
     let mut writer = Writer::new(&model, arguments.generator(&model, context, &sampling, grammar, draft.as_ref())?);
     let stops = Stops::new(arguments.writing.stop.clone());

@@ -178,10 +178,7 @@ impl Facts {
 
     fn of_folder(folder: &Folder, context: Option<usize>) -> Result<Self, Error> {
         let tokenizer = Tokenizer::from_folder(folder);
-        let template = match &tokenizer {
-            Ok(tokenizer) => ChatTemplate::from_folder(folder, tokenizer).is_ok_and(|template| template.is_some()),
-            Err(_) => false,
-        };
+        let template = ChatTemplate::from_folder(folder).is_ok_and(|template| template.is_some());
         let mut tensor_types = BTreeMap::new();
         let mut parameters = 0;
         for (_, shape, kind) in folder.tensors() {

@@ -5,9 +5,11 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use clap::builder::NonEmptyStringValueParser;
+use regard_models::encoder::EncoderDescription;
 use regard_models::generate::{DraftModel, Generator, Lookup};
+use regard_models::gguf::Gguf;
 use regard_models::sampling::{Preferences, SamplingOptions};
-use regard_models::{CacheDtype, LoadOptions, Model, Session};
+use regard_models::{CacheDtype, Description, Folder, LoadOptions, Model, Session};
 
 use crate::error::Error;
 use crate::output::say;
@@ -32,11 +34,41 @@ impl ModelOptions {
 
     /// Loads the model at `path`.
     pub(crate) fn load(&self, path: &Path) -> Result<Model, Error> {
-        let bar = progress::spinner(format!("loading {}", path.display()));
-        let model =
-            Model::load(path, &LoadOptions { threads: self.threads.map(NonZeroUsize::get), ..LoadOptions::default() })?;
-        bar.finish_and_clear();
-        Ok(model)
+        let options = LoadOptions { threads: self.threads.map(NonZeroUsize::get), ..LoadOptions::default() };
+        load(path, |path| Model::load(path, &options))
+    }
+}
+
+fn load(path: &Path, how: impl FnOnce(&Path) -> regard_models::Result<Model>) -> Result<Model, Error> {
+    let bar = progress::spinner(format!("loading {}", path.display()));
+    let model = how(path).map_err(|error| match Kind::of(path) {
+        Some(Kind::Encoder) => Error::Encoder { path: path.to_path_buf() },
+        _ => error.into(),
+    })?;
+    bar.finish_and_clear();
+    Ok(model)
+}
+
+/// What a model that can be run makes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Text.
+    Decoder,
+    /// Vectors.
+    Encoder,
+}
+
+impl Kind {
+    /// That of a folder or a file; none where it cannot be run at all.
+    pub(crate) fn of(path: &Path) -> Option<Kind> {
+        if !path.is_dir() {
+            return Gguf::open(path).is_ok().then_some(Kind::Decoder);
+        }
+        let folder = Folder::open(path).ok()?;
+        match Description::from_folder(&folder) {
+            Ok(_) => Some(Kind::Decoder),
+            Err(_) => EncoderDescription::from_folder(&folder).is_ok().then_some(Kind::Encoder),
+        }
     }
 }
 
@@ -49,6 +81,13 @@ pub(crate) struct CacheOptions {
 }
 
 impl CacheOptions {
+    /// Whether there is memory for so many sessions at a time.
+    pub(crate) fn check_room(&self, model: &Model, sessions: usize, context: usize) -> Result<(), Error> {
+        model
+            .check_room(sessions, context, self.cache_dtype.into())
+            .map_err(|source| Error::Context { context, source: Box::new(source) })
+    }
+
     /// A session of `context` tokens.
     pub(crate) fn session<'m>(&self, model: &'m Model, context: usize) -> Result<Session<'m>, Error> {
         let limit = model.description().context;
@@ -94,14 +133,10 @@ pub(crate) struct GuessOptions {
 }
 
 impl GuessOptions {
-    /// Loads the smaller model, if there is to be one.
-    pub(crate) fn load(&self, threads: usize) -> Result<Option<Model>, Error> {
+    /// Loads the smaller model, if there is to be one, for guesses at what `model` writes.
+    pub(crate) fn load(&self, model: &Model) -> Result<Option<Model>, Error> {
         let Some(draft) = &self.draft else { return Ok(None) };
-        let path = pull::resolve(draft)?;
-        let bar = progress::spinner(format!("loading {}", path.display()));
-        let model = Model::load(&path, &LoadOptions { threads: Some(threads), ..LoadOptions::default() })?;
-        bar.finish_and_clear();
-        Ok(Some(model))
+        load(&pull::resolve(draft)?, |path| model.load_beside(path)).map(Some)
     }
 
     /// A generator with guesses: of the smaller model that [`GuessOptions::load`] gave, or of what the text said before.

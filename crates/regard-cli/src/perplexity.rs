@@ -1,6 +1,5 @@
 //! `regard perplexity`: how well a model foresees a text.
 
-use std::fs;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -10,6 +9,7 @@ use regard_models::tokenizer::{Special, Tokenizer};
 use serde::Serialize;
 
 use crate::error::Error;
+use crate::input;
 use crate::options::{CacheOptions, ModelOptions};
 use crate::output::print_line;
 use crate::progress;
@@ -27,7 +27,7 @@ Examples:
   regard perplexity book.txt --context 2048 --windows 8 --json
   regard perplexity book.txt --windows 4 --by-token")]
 pub(crate) struct Arguments {
-    /// The text
+    /// The text; `-`: standard input
     file: PathBuf,
     #[command(flatten)]
     model: ModelOptions,
@@ -58,10 +58,10 @@ fn window(text: &str) -> Result<usize, String> {
 /// Runs `regard perplexity`.
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Error> {
     let Arguments { file, context, .. } = arguments;
-    let bytes = fs::read(file).map_err(|source| Error::Read { path: file.clone(), source })?;
+    let text = input::text(file)?;
     let model = arguments.model.load(&arguments.model.path()?)?;
     let waiting = progress::spinner("cutting the text into tokens");
-    let mut tokens = model.tokenizer().encode(&String::from_utf8_lossy(&bytes), Special::AsText)?;
+    let mut tokens = model.tokenizer().encode(&text, Special::AsText)?;
     waiting.finish_and_clear();
     let first = first_token(model.tokenizer())?;
     let count = tokens.len();

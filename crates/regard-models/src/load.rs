@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::ops::Range;
+use std::sync::Arc;
 
 use regard_kernels::{Kernels, Weight, WeightFormat};
 use regard_memory::{Pages, Region};
@@ -30,9 +31,9 @@ impl Decoder {
         file: &impl Checkpoint,
         description: Description,
         kernels: Kernels,
-        pool: Pool,
+        pool: Arc<Pool>,
     ) -> Result<Decoder> {
-        let mut loader = Loader::new(file, &pool)?;
+        let mut loader = Loader::new(file, &pool, file.bytes())?;
         loader.norm_offset = file.norm_offset(file.family()?);
         let (width, vocabulary) = (description.width, description.vocabulary);
         let embedding = loader.projection(&[Member::new("token_embd", vocabulary)], width)?;
@@ -109,8 +110,9 @@ pub(crate) struct Loader<'a, C> {
 }
 
 impl<'a, C: Checkpoint> Loader<'a, C> {
-    pub(crate) fn new(file: &'a C, pool: &'a Pool) -> Result<Self> {
-        check_room(file)?;
+    /// For weights that take `needed` bytes.
+    pub(crate) fn new(file: &'a C, pool: &'a Pool, needed: u64) -> Result<Self> {
+        check_room(file, needed)?;
         let buffers = vec![Vec::new(); pool.threads()];
         let (region, placed) = (Region::on(Pages::Huge), BTreeSet::new());
         Ok(Loader { file, norm_offset: 0.0, rounding: Rounding::None, pool, region, buffers, placed })
@@ -282,7 +284,7 @@ pub(crate) fn unplaced(file: &str, name: &str, architecture: &str) -> Error {
         file: file.to_owned(),
         field: name.to_owned(),
         found: "this tensor".to_owned(),
-        supported: format!("the weights of plain {architecture} blocks, without experts"),
+        supported: format!("the weights of a plain {architecture}, and nothing beside them"),
     }
 }
 
@@ -300,9 +302,8 @@ pub(crate) fn finite(file: &str, tensor: &Stored, format: WeightFormat, bytes: &
 }
 
 /// Whether the weights fit into memory, as far as the system tells: before the minutes that reading them may take.
-fn check_room(file: &impl Checkpoint) -> Result<()> {
-    let (needed, free) = (file.bytes(), regard_memory::available());
-    match free {
+fn check_room(file: &impl Checkpoint, needed: u64) -> Result<()> {
+    match regard_memory::available() {
         Some(free) if needed > free => Err(Error::TooLarge { file: file.file().to_owned(), needed, free }),
         _ => Ok(()),
     }

@@ -1,6 +1,7 @@
 //! A model as it is used: a decoder, its tokens and its chat template.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use regard_attention::CacheDtype;
 use regard_kernels::Kernels;
@@ -28,7 +29,7 @@ pub struct LoadOptions {
 
 impl LoadOptions {
     /// What a model runs on.
-    pub(crate) fn machine(&self) -> Result<(Kernels, Pool)> {
+    pub(crate) fn machine(&self) -> Result<(Kernels, Arc<Pool>)> {
         let isa = match self.isa {
             Some(isa) => isa,
             None => Isa::from_environment().map_err(|error| Error::Setting(format!("REGARD_ISA: {error}")))?,
@@ -39,7 +40,7 @@ impl LoadOptions {
         };
         let threads = threads.unwrap_or_else(regard_threads::cores);
         let pool = Pool::new(threads).map_err(|error| Error::Setting(error.to_string()))?;
-        Ok((Kernels::new(isa), pool))
+        Ok((Kernels::new(isa), Arc::new(pool)))
     }
 }
 
@@ -65,12 +66,27 @@ impl Model {
         Model::from_gguf(&Gguf::open(path)?, options)
     }
 
+    /// The same of a model that computes in turn with this one, such as the one that guesses for it: they share threads.
+    ///
+    /// # Errors
+    /// As [`Model::load`].
+    pub fn load_beside(&self, path: &Path) -> Result<Model> {
+        let machine = (self.decoder.kernels, Arc::clone(&self.decoder.pool));
+        if path.is_dir() {
+            return Model::of_folder(&Folder::open(path)?, machine);
+        }
+        Model::of_gguf(&Gguf::open(path)?, machine)
+    }
+
     /// The same from a file that is open, or not on disk at all.
     ///
     /// # Errors
     /// As [`Model::load`].
     pub fn from_gguf(file: &Gguf, options: &LoadOptions) -> Result<Model> {
-        let (kernels, pool) = options.machine()?;
+        Model::of_gguf(file, options.machine()?)
+    }
+
+    fn of_gguf(file: &Gguf, (kernels, pool): (Kernels, Arc<Pool>)) -> Result<Model> {
         let description = Description::from_gguf(file)?;
         let tokenizer = Tokenizer::from_gguf(file)?;
         if tokenizer.vocab_size() > description.vocabulary {
@@ -90,10 +106,13 @@ impl Model {
     /// # Errors
     /// As [`Model::load`].
     pub fn from_folder(folder: &Folder, options: &LoadOptions) -> Result<Model> {
-        let (kernels, pool) = options.machine()?;
+        Model::of_folder(folder, options.machine()?)
+    }
+
+    fn of_folder(folder: &Folder, (kernels, pool): (Kernels, Arc<Pool>)) -> Result<Model> {
         let description = Description::from_folder(folder)?;
         let tokenizer = Tokenizer::from_folder(folder)?;
-        let template = ChatTemplate::from_folder(folder, &tokenizer)?;
+        let template = ChatTemplate::from_folder(folder)?;
         let preferences = Preferences::from_folder(folder)?;
         tokenizer.check_within(folder, description.vocabulary, template.as_ref())?;
         let decoder = Decoder::load(folder, description, kernels, pool)?;
@@ -141,6 +160,20 @@ impl Model {
     /// `context` is 0, or there is no memory for it.
     pub fn session(&self, context: usize, cache: CacheDtype) -> Result<Session<'_>> {
         Session::new(self, context, cache)
+    }
+
+    /// Whether there is memory for so many sessions of `context` tokens, as far as the system tells: a session takes it bit by
+    /// bit as it goes on.
+    ///
+    /// # Errors
+    /// [`Error::NoRoom`].
+    pub fn check_room(&self, sessions: usize, context: usize, cache: CacheDtype) -> Result<()> {
+        let of_token = self.description().cache_bytes_per_token(cache.bytes());
+        let needed = (of_token as u64).saturating_mul(context as u64).saturating_mul(sessions as u64);
+        match regard_memory::available() {
+            Some(free) if needed > free => Err(Error::NoRoom { sessions, context, needed, free }),
+            _ => Ok(()),
+        }
     }
 
     pub(crate) fn decoder(&self) -> &Decoder {

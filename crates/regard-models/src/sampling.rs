@@ -88,7 +88,7 @@ impl Preferences {
     /// A setting is none, or outside its range.
     pub fn from_folder(folder: &Folder) -> Result<Preferences> {
         const NAME: &str = "generation_config.json";
-        let settings = folder.json(NAME)?.unwrap_or_default();
+        let settings = folder.settings(NAME)?;
         let refused = |key: &str, expected: &str| Error::Malformed {
             file: folder.path().join(NAME).display().to_string(),
             field: key.to_owned(),

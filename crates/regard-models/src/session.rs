@@ -74,6 +74,7 @@ impl BlockPlan {
 
 impl<'m> Session<'m> {
     pub(crate) fn new(model: &'m Model, context: usize, dtype: CacheDtype) -> Result<Session<'m>> {
+        model.check_room(1, context, dtype)?;
         let description = model.description();
         let (mut caches, mut plans) = (Vec::new(), Vec::<BlockPlan>::new());
         let mut scratch = Arena::new();

@@ -6,6 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use proptest::prelude::*;
+use regard_models::chat::{Message, Turn};
 use regard_models::{CacheDtype, Encoder, Folder, LoadOptions, Model, Precision};
 use serde_json::{Value, json};
 use support::fixture;
@@ -122,31 +123,72 @@ fn settings_that_make_no_sense() {
         .refused("config.json: hidden_size: expected an unsigned integer of 32 bits, found \"forty\"");
     set("hidden_size", json!(-3))
         .refused("config.json: hidden_size: expected an unsigned integer of 32 bits, found -3");
-    set("hidden_size", json!(0)).refused("FOLDER: hidden_size: it is 0, expected 1 to 16777216");
+    set("hidden_size", json!(0)).refused("config.json: hidden_size: it is 0, expected 1 to 16777216");
     set("num_key_value_heads", json!(3))
-        .refused("FOLDER: num_key_value_heads: 4 query heads are no multiple of 3 key/value heads");
+        .refused("config.json: num_key_value_heads: 4 query heads are no multiple of 3 key/value heads");
     set("num_hidden_layers", json!(4_000_000))
-        .refused("FOLDER: num_hidden_layers: 4000000 blocks in a file of 35 tensors");
-    set("rms_norm_eps", json!(-1e-5)).refused("FOLDER: rms_norm_eps: it is -0.00001, expected a positive number");
+        .refused("config.json: num_hidden_layers: 4000000 blocks in a file of 35 tensors");
+    set("rms_norm_eps", json!(-1e-5)).refused("config.json: rms_norm_eps: it is -0.00001, expected a positive number");
     set("hidden_act", json!("relu")).refused(
         "config.json: hidden_act: activation \"relu\" is not supported (supported: silu, gelu, gelu_pytorch_tanh, gelu_new)",
     );
     set("quantization_config", json!({"bits": 4})).refused(
         "config.json: quantization_config: {\"bits\":4} is not supported (supported: weights in F32, F16 and BF16; GGUF files for quantised ones)",
     );
+    set("vocab_size", json!(41)).refused("config.json: vocab_size: it is 41, but the embedding has 264 rows");
+    set("rope_parameters", json!({"rope_theta": -1.0}))
+        .refused("config.json: rope_theta: it is -1, expected a positive number");
+    set("rope_parameters", json!([])).refused("config.json: rope_parameters: expected an object, found []");
+    set("eos_token_id", json!("</s>"))
+        .refused("config.json: eos_token_id: it is \"</s>\", expected a token's number or a list of them");
+    let gemma = |key: &str, value: Value| Copy::of("gemma3").set(key, value);
+    gemma("sliding_window", json!(0))
+        .refused("config.json: sliding_window: it is 0, expected at least 1, or null for none");
+    gemma("query_pre_attn_scalar", json!(-4))
+        .refused("config.json: query_pre_attn_scalar: it is -4, expected a positive number");
+    for name in ["generation_config.json", "tokenizer_config.json"] {
+        Copy::of("llama").write(name, "[]").refused(&format!("{name}: JSON: expected an object"));
+    }
     set("rope_parameters", json!({"rope_type": "magic", "rope_theta": 1e4})).refused(
         "config.json: rope_type: rotary scaling \"magic\" is not supported (supported: default, linear, dynamic, llama3, yarn, longrope)",
     );
     set("rope_parameters", json!({"rope_type": "linear", "rope_theta": 1e4, "factor": 0}))
         .refused("config.json: factor: it is 0, expected a number over 0");
     set("rope_parameters", json!({"rope_type": "linear", "rope_theta": 1e4}))
-        .refused("config.json: rope_scaling.factor: missing");
+        .refused("config.json: rope_parameters.factor: missing");
     Copy::of("phi3").set("rope_parameters", json!({"rope_type": "longrope", "rope_theta": 1e4, "partial_rotary_factor": 0.5, "short_factor": [1.0], "long_factor": [1.0, 1.0, 1.0, 1.0]})).refused(
         "config.json: short_factor: expected an array of 4 numbers over 0",
     );
     Copy::of("llama").write("config.json", "[]").refused("config.json: config.json: expected an object");
     let error = Copy::of("llama").write("config.json", "{\"a\": ").load().err().unwrap();
     assert!(error.contains("config.json: JSON: EOF while parsing"), "{error}");
+}
+
+#[test]
+fn a_template_knows_the_tokens_that_have_a_text() {
+    let chat = "{{ bos_token }}|{{ eos_token }}|{{ messages[0].content }}";
+    let rendered = |copy: Copy| {
+        let model = copy.load().unwrap();
+        let template = model.chat_template().unwrap();
+        template.render(&[Message::new("user", "?")], Turn::Open).unwrap()
+    };
+    let copy = || Copy::of("llama").set("bos_token_id", json!(1)).write("chat_template.jinja", chat);
+    // As of transformers' tokenisers, to which the numbers of config.json say nothing.
+    let settings = |settings: Value| copy().write("tokenizer_config.json", settings.to_string());
+    assert_eq!(rendered(settings(json!({}))), "||?");
+    assert_eq!(rendered(settings(json!({"bos_token": "<a>", "eos_token": {"content": "<b>"}}))), "<a>|<b>|?");
+    let map = json!({"bos_token": "<c>", "eos_token": "<d>"}).to_string();
+    assert_eq!(rendered(settings(json!({"bos_token": "<a>"})).write("special_tokens_map.json", map)), "<a>|<d>|?");
+}
+
+#[test]
+fn a_context_that_no_memory_holds_is_refused_before_it_is_taken() {
+    let model = Copy::of("llama").load().unwrap();
+    let error = model.session(1 << 40, CacheDtype::F32).err().unwrap().to_string();
+    assert!(error.starts_with("keys and values of 1099511627776 tokens take "), "{error}");
+    let error = model.check_room(usize::MAX, 1 << 20, CacheDtype::Int8).unwrap_err().to_string();
+    assert!(error.contains(&format!("1048576 tokens in {} sessions each take ", usize::MAX)), "{error}");
+    assert!(model.check_room(2, 512, CacheDtype::F32).is_ok());
 }
 
 #[test]
@@ -168,7 +210,7 @@ fn weights_that_do_not_fit() {
         header["model.layers.1.mlp.experts.bias"] = tensor;
     };
     Copy::of("llama").header(more).refused(
-        "FOLDER: model.layers.1.mlp.experts.bias: this tensor is not supported (supported: the weights of plain llama blocks, without experts)",
+        "FOLDER: model.layers.1.mlp.experts.bias: this tensor is not supported (supported: the weights of a plain llama, and nothing beside them)",
     );
     // A bias that the settings promise.
     Copy::of("llama-dynamic")
@@ -433,7 +475,7 @@ fn encoders_that_make_no_sense() {
         .is_no_encoder("config.json: max_position_embeddings: 2 positions, of which the first 2 are no token's");
     set("num_hidden_layers", json!(3)).is_no_encoder("FOLDER: encoder.layer.2.attention.self.query.weight: missing");
     set("num_hidden_layers", json!(1)).is_no_encoder(
-        "FOLDER: encoder.layer.1.attention.output.LayerNorm.bias: this tensor is not supported (supported: the weights of plain bert blocks, without experts)",
+        "FOLDER: encoder.layer.1.attention.output.LayerNorm.bias: this tensor is not supported (supported: the weights of a plain bert, and nothing beside them)",
     );
     let modules =
         |kind: &str, path: &str| copy("bert").write("modules.json", json!([{"type": kind, "path": path}]).to_string());

@@ -49,6 +49,7 @@ pub(super) fn run(arguments: &Arguments, model: &Model, sampling: &SamplingOptio
     }
     // One that has written a text writes another, and keeps what both prompts begin with.
     let context = context(prompts.iter().map(Vec::len).max().unwrap_or(0));
+    arguments.cache.check_room(model, arguments.parallel.get().min(prompts.len()), context)?;
     let grammar = arguments.grammar(model)?;
     let mut idle = Vec::<Generator<'_>>::new();
     let bar = progress::steps(prompts.len() as u64, "writing");

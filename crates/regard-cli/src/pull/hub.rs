@@ -12,7 +12,7 @@ use ureq::{Agent, Body};
 
 use crate::pull::catalogue::HubFile;
 use crate::pull::part::Part;
-use crate::pull::source::Failure;
+use crate::pull::source::{Failure, OFFLINE};
 
 /// How long a connection may take before the Hub counts as out of reach.
 const CONNECT: Duration = Duration::from_secs(3);
@@ -83,7 +83,7 @@ impl Hub {
     /// [`Failure::Source`] with the reason when the Hub does not deliver this very file.
     pub(crate) fn fetch(&self, file: &HubFile, sha256: &str, part: &mut Part) -> Result<(), Failure> {
         if self.offline {
-            return Err(Failure::Source("not asked: HF_HUB_OFFLINE is set".into()));
+            return Err(Failure::Source(OFFLINE.into()));
         }
         let agent = self.agent()?;
         let url = format!("{}/{}/resolve/{}/{}", self.endpoint, file.repository, file.revision, file.path);

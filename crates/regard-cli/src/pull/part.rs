@@ -130,7 +130,8 @@ impl Part {
         self.bar.finish_and_clear();
         if self.arrived == 0 {
             let _ = fs::remove_file(&self.path);
-            return "check the connection and run it again, or give the path of a GGUF file".into();
+            return "check the connection (or unset HF_HUB_OFFLINE) and run it again, or give the path of a model"
+                .into();
         }
         format!("{} bytes are kept in {}: run it again to go on", self.arrived, self.path.display())
     }

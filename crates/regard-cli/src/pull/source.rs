@@ -20,10 +20,9 @@ pub(crate) enum Source {
 impl Source {
     /// The sources as the user's environment describes them, in the order in which they are asked.
     pub(crate) fn of_user() -> [Self; 2] {
-        [
-            Self::Hub(Hub::from_environment(|name| env::var(name).ok(), env::home_dir())),
-            Self::Registry(Registry { python: "python3".into() }),
-        ]
+        let hub = Hub::from_environment(|name| env::var(name).ok(), env::home_dir());
+        let registry = Registry { python: "python3".into(), offline: hub.offline };
+        [Self::Hub(hub), Self::Registry(registry)]
     }
 
     /// What messages call it.
@@ -45,6 +44,9 @@ impl Source {
         }
     }
 }
+
+/// What a source says that the user's `HF_HUB_OFFLINE` keeps from being asked.
+pub(crate) const OFFLINE: &str = "not asked: HF_HUB_OFFLINE is set";
 
 /// Why a source did not deliver.
 #[derive(Debug)]

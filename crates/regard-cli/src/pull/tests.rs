@@ -332,7 +332,7 @@ fn registry(place: &Place) -> Registry {
     fs::create_dir_all(&wheels).unwrap();
     let script = format!("#!/bin/sh\nPIP_NO_INDEX=1 PIP_FIND_LINKS={} exec python3 \"$@\"\n", wheels.display());
     write_program(&python, &script);
-    Registry { python }
+    Registry { python, offline: false }
 }
 
 fn write_program(path: &Path, script: &str) {

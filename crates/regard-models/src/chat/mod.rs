@@ -98,11 +98,12 @@ impl ChatTemplate {
     /// # Errors
     ///
     /// As [`new`](Self::new); the message names the file.
-    pub fn from_folder(folder: &Folder, tokenizer: &Tokenizer) -> Result<Option<ChatTemplate>> {
-        let text = |id: Option<u32>| id.and_then(|id| tokenizer.token_text(id)).unwrap_or_default();
-        let (bos, eos) = (text(tokenizer.bos()), text(tokenizer.eos()));
+    pub fn from_folder(folder: &Folder) -> Result<Option<ChatTemplate>> {
         let Some((name, source)) = Self::source_in(folder)? else { return Ok(None) };
-        Self::named(folder.path().join(name).display().to_string(), &source, bos, eos).map(Some)
+        // A token that only has a number is none to templates.
+        let text = |key: &str| Ok::<_, Error>(folder.special_token(key)?.unwrap_or_default());
+        let (bos, eos) = (text("bos_token")?, text("eos_token")?);
+        Self::named(folder.path().join(name).display().to_string(), &source, &bos, &eos).map(Some)
     }
 
     /// The file of a folder that has a template, and its text.
@@ -112,7 +113,7 @@ impl ChatTemplate {
         if let Some(source) = folder.text(OWN)? {
             return Ok(Some((OWN, source)));
         }
-        let Some(settings) = folder.json(SETTINGS)? else { return Ok(None) };
+        let settings = folder.settings(SETTINGS)?;
         // One, or several with names.
         let template = &settings["chat_template"];
         let several = template.as_array().into_iter().flatten();

@@ -173,11 +173,11 @@ impl Sentences {
             field: field.to_owned(),
             problem: format!("it is {found}, expected {expected}"),
         };
-        let said = folder.json(SETTINGS)?.unwrap_or_default();
+        let said = folder.settings(SETTINGS)?;
         let limit = match &said["max_seq_length"] {
             // Then what the tokeniser says, which may be a number that stands for none.
             Value::Null => {
-                let tokeniser = folder.json("tokenizer_config.json")?.unwrap_or_default();
+                let tokeniser = folder.settings("tokenizer_config.json")?;
                 tokeniser["model_max_length"].as_u64().filter(|&limit| limit > 0).unwrap_or(u64::MAX)
             }
             limit => limit
@@ -190,7 +190,7 @@ impl Sentences {
             Value::Bool(lower) => *lower,
             other => return Err(malformed(SETTINGS, "do_lower_case", other, "true or false")),
         };
-        let prompts = folder.json(PROMPTS)?.unwrap_or_default();
+        let prompts = folder.settings(PROMPTS)?;
         let prompt = match &prompts["default_prompt_name"] {
             Value::Null => String::new(),
             name => {

@@ -2,6 +2,7 @@
 
 use super::describe::{EncoderDescription, RelativeBias};
 use super::{Encoder, Layer, Norm, Precision};
+use crate::checkpoint::Checkpoint;
 use crate::family::{ENCODERS, EncoderFamily};
 use crate::load::{Loader, Member};
 use crate::model::LoadOptions;
@@ -22,14 +23,16 @@ impl Encoder {
         let &EncoderDescription { vocabulary, width, context, first_position, .. } = &description;
         tokenizer.check_within(folder, vocabulary, None)?;
 
-        let mut loader = Loader::new(folder, &pool)?;
         // Models with a head for a task keep the encoder under its name.
         let prefix = match folder.tensors().any(|(name, ..)| name.starts_with(family.prefix)) {
             true => family.prefix,
             false => "",
         };
         let name = |tensor: &str| format!("{prefix}{tensor}");
-        let words = loader.projection(&[Member::new(name("embeddings.word_embeddings"), vocabulary)], width)?;
+        let words = name("embeddings.word_embeddings");
+        let stored = folder.tensor(&format!("{words}.weight"))?.kind.block_bytes();
+        let mut loader = Loader::new(folder, &pool, description.weight_bytes(precision, stored))?;
+        let words = loader.projection(&[Member::new(words, vocabulary)], width)?;
         let table = folder.config().size("max_position_embeddings")? as usize;
         let all = loader.matrix(&name("embeddings.position_embeddings.weight"), table, width)?;
         let mut positions = all[first_position * width..][..context * width].to_vec();

@@ -6,6 +6,7 @@ mod run;
 
 use std::borrow::Cow;
 use std::path::Path;
+use std::sync::Arc;
 
 use regard_kernels::Kernels;
 use regard_threads::Pool;
@@ -46,7 +47,7 @@ pub struct Encoder {
     description: EncoderDescription,
     tokenizer: Tokenizer,
     kernels: Kernels,
-    pool: Pool,
+    pool: Arc<Pool>,
     precision: Precision,
     /// `[vocabulary, width]`.
     words: Projection,

@@ -15,6 +15,10 @@ impl Checkpoint for Folder {
         &self.file
     }
 
+    fn settings(&self) -> &str {
+        &self.config.file
+    }
+
     fn family(&self) -> Result<&'static Family> {
         self.config.refuse_unknown()?;
         self.config.decoder(&DECODERS)
@@ -36,7 +40,13 @@ impl Checkpoint for Folder {
         match key {
             "rope.freq_base" => self.config.theta(),
             "rope.freq_base_swa" => self.config.window_theta(),
-            "attention.scale" => Ok(1.0 / self.config.number("query_pre_attn_scalar")?.sqrt()),
+            "attention.scale" => match self.config.number("query_pre_attn_scalar")? {
+                width if width > 0.0 => Ok(1.0 / width.sqrt()),
+                other => {
+                    let problem = format!("it is {other}, expected a positive number");
+                    Err(self.config.malformed("query_pre_attn_scalar", problem))
+                }
+            },
             _ => self.config.number(Config::key(key)),
         }
     }

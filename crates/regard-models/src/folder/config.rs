@@ -25,6 +25,10 @@ const KEYS: &[(&str, &str)] = &[
     ("feed_forward_length", "intermediate_size"),
     ("context_length", "max_position_embeddings"),
     ("vocab_size", "vocab_size"),
+    ("rope.dimension_count", "partial_rotary_factor"),
+    ("rope.freq_base", "rope_theta"),
+    ("rope.freq_base_swa", "rope_local_base_freq"),
+    ("attention.scale", "query_pre_attn_scalar"),
 ];
 
 /// What a folder without settings holds that tells what was meant.
@@ -157,14 +161,15 @@ impl Config {
 
     /// For each layer the keys that a query sees, where it does not see all.
     pub(super) fn windows(&self, family: &Family, layers: usize) -> Result<Vec<Option<usize>>> {
-        let window = self.size("sliding_window").optional()?.filter(|&window| window > 0);
+        const KEY: &str = "sliding_window";
         let used = self.bool("use_sliding_window").optional()?.unwrap_or(true);
         // The plain Llama has none, whatever its file says.
-        let Some(window) = window.filter(|_| used && self.string("model_type").is_ok_and(|name| name != "llama"))
-        else {
-            return Ok(vec![None; layers]);
+        let used = used && self.string("model_type").is_ok_and(|name| name != "llama");
+        let window = match self.size(KEY).optional()?.filter(|_| used) {
+            None => return Ok(vec![None; layers]),
+            Some(0) => return Err(self.malformed(KEY, "it is 0, expected at least 1, or null for none".to_owned())),
+            Some(window) => window as usize,
         };
-        let window = window as usize;
         let pattern = match self.size("sliding_window_pattern").optional()? {
             Some(pattern) => Some((pattern as usize).max(1)),
             None => family.window_pattern,
@@ -189,16 +194,29 @@ impl Config {
 
     /// The settings of the rotation of layers that see all keys, or of those with a window: an object of its own in new files,
     /// of which there is one for each kind of layer where these differ.
-    fn rotation(&self, kind: &str) -> Option<&Map<String, Value>> {
-        let object = |key: &str| self.values.get(key).and_then(Value::as_object);
-        let settings = object("rope_parameters").or_else(|| object("rope_scaling"))?;
+    fn rotation(&self, kind: &str) -> Result<Option<&Map<String, Value>>> {
+        let object = |key: &str| match self.value(key).optional()? {
+            None => Ok(None),
+            Some(Value::Object(settings)) => Ok(Some(settings)),
+            Some(other) => Err(self.wrong_type(key, "an object", other)),
+        };
+        let settings = match object("rope_parameters")? {
+            Some(settings) => Some(settings),
+            None => object("rope_scaling")?,
+        };
+        let Some(settings) = settings else { return Ok(None) };
         let nested = settings.values().any(Value::is_object);
-        if nested { settings.get(kind).and_then(Value::as_object) } else { Some(settings) }
+        Ok(if nested { settings.get(kind).and_then(Value::as_object) } else { Some(settings) })
+    }
+
+    /// One of the settings of a rotation.
+    fn of_rotation(&self, kind: &str, key: &str) -> Result<Option<&Value>> {
+        Ok(self.rotation(kind)?.and_then(|rotation| rotation.get(key)))
     }
 
     /// The base of the frequencies.
     pub(super) fn theta(&self) -> Result<f32> {
-        match self.rotation("full_attention").and_then(|rotation| rotation.get("rope_theta")) {
+        match self.of_rotation("full_attention", "rope_theta")? {
             Some(theta) => self.number_in("rope_theta", theta),
             None => self.number("rope_theta"),
         }
@@ -206,7 +224,7 @@ impl Config {
 
     /// The same of layers with a window, where they have their own.
     pub(super) fn window_theta(&self) -> Result<f32> {
-        match self.rotation("sliding_attention").and_then(|rotation| rotation.get("rope_theta")) {
+        match self.of_rotation("sliding_attention", "rope_theta")? {
             Some(theta) => self.number_in("rope_theta", theta),
             None => self.number("rope_local_base_freq"),
         }
@@ -215,7 +233,7 @@ impl Config {
     /// The share of a head's dimensions that turn.
     pub(super) fn rotated_share(&self) -> Result<f32> {
         const KEY: &str = "partial_rotary_factor";
-        match self.rotation("full_attention").and_then(|rotation| rotation.get(KEY)) {
+        match self.of_rotation("full_attention", KEY)? {
             Some(share) => self.number_in(KEY, share),
             None => self.number(KEY),
         }
@@ -224,10 +242,11 @@ impl Config {
     /// The rule by which the frequencies of layers that see all keys are scaled, of so many dimensions: what
     /// `modeling_rope_utils.py` of huggingface/transformers makes of these settings.
     pub(super) fn scaling(&self, dims: usize) -> Result<RotaryScaling> {
-        let Some(rotation) = self.rotation("full_attention") else { return Ok(RotaryScaling::None) };
+        let Some(rotation) = self.rotation("full_attention")? else { return Ok(RotaryScaling::None) };
+        let name = if self.values.contains_key("rope_parameters") { "rope_parameters" } else { "rope_scaling" };
         let value = |key: &str| {
             let value = rotation.get(key).filter(|value| !value.is_null());
-            value.ok_or_else(|| Error::Missing { file: self.file.clone(), field: format!("rope_scaling.{key}") })
+            value.ok_or_else(|| Error::Missing { file: self.file.clone(), field: format!("{name}.{key}") })
         };
         let number = |key: &str| {
             let number = self.number_in(key, value(key)?)?;

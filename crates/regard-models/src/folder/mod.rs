@@ -104,6 +104,30 @@ impl Folder {
         json(&self.path.join(name))
     }
 
+    /// A file of settings: an object, and null if there is no such file.
+    pub(crate) fn settings(&self, name: &str) -> Result<Value> {
+        match self.json(name)? {
+            None => Ok(Value::Null),
+            Some(settings) if settings.is_object() => Ok(settings),
+            Some(_) => {
+                let file = self.path.join(name).display().to_string();
+                Err(Error::Malformed { file, field: "JSON".to_owned(), problem: "expected an object".to_owned() })
+            }
+        }
+    }
+
+    /// The text of a special token, such as `bos_token`: what templates of the folder have by that name.
+    pub(crate) fn special_token(&self, key: &str) -> Result<Option<String>> {
+        for file in ["tokenizer_config.json", "special_tokens_map.json"] {
+            // A text, or an object with one.
+            let value = &self.settings(file)?[key];
+            if let Some(text) = value.as_str().or_else(|| value["content"].as_str()) {
+                return Ok(Some(text.to_owned()));
+            }
+        }
+        Ok(None)
+    }
+
     /// A file of the folder as text; none if there is no such file.
     pub(crate) fn text(&self, name: &str) -> Result<Option<String>> {
         text(&self.path.join(name))

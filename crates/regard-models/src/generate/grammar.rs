@@ -82,6 +82,9 @@ impl<'m> Grammar<'m> {
 /// What the library says, without the state of its parser behind it.
 fn failed(error: anyhow::Error) -> Error {
     let said = error.to_string();
+    if said.contains("NoExtensionBias") {
+        return Error::Schema("no text follows it, or none that ends".to_owned());
+    }
     Error::Schema(said.lines().find(|line| !line.is_empty()).unwrap_or("it cannot be held to").to_owned())
 }
 

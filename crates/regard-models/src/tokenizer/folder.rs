@@ -230,30 +230,40 @@ fn guarded<T>(work: impl FnOnce() -> T) -> std::result::Result<T, String> {
 }
 
 fn read_marks(folder: &Folder, fast: &Fast, len: usize) -> Result<Marks> {
-    let settings = folder.json("tokenizer_config.json")?.unwrap_or_default();
-    let generation = folder.json("generation_config.json")?.unwrap_or_default();
-    let config = folder.json("config.json")?.unwrap_or_default();
-    // A text, or an object with one.
-    let named = |key: &str| {
-        let value = &settings[key];
-        fast.token_to_id(value.as_str().or_else(|| value["content"].as_str())?)
-    };
-    // A number, or several.
-    let numbered = |file: &Value, key: &str| -> Vec<u32> {
+    let mut files = Vec::new();
+    for name in ["generation_config.json", "config.json"] {
+        files.push((name, folder.settings(name)?));
+    }
+    // A number, or several. Small models that are made of a family's usual settings have numbers beyond their tokens.
+    let numbered = |(name, file): &(&str, Value), key: &str| -> Result<Vec<u32>> {
         let value = &file[key];
-        let values = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
+        let values = match value {
+            Value::Null => &[],
+            Value::Array(values) => &values[..],
+            one => std::slice::from_ref(one),
+        };
+        if values.iter().any(|value| value.as_i64().is_none()) {
+            let problem = format!("it is {value}, expected a token's number or a list of them");
+            let file = folder.path().join(name).display().to_string();
+            return Err(Error::Malformed { file, field: key.to_owned(), problem });
+        }
         let ids = values.iter().filter_map(Value::as_u64).filter(|&id| id < len as u64);
-        ids.map(|id| id as u32).collect()
+        Ok(ids.map(|id| id as u32).collect())
     };
-    let mark = |name: &str| {
-        let id = format!("{name}_id");
-        named(name).or_else(|| numbered(&generation, &id).into_iter().chain(numbered(&config, &id)).next())
+    let mut numbers = BTreeMap::<&str, Vec<u32>>::new();
+    for key in ["bos_token_id", "eos_token_id"] {
+        for file in &files {
+            numbers.entry(key).or_default().extend(numbered(file, key)?);
+        }
+    }
+    let mark = |name: &str, id: &str| {
+        let named = folder.special_token(name)?.and_then(|text| fast.token_to_id(&text));
+        Ok::<_, Error>(named.or_else(|| numbers[id].first().copied()))
     };
-    let (bos, eos) = (mark("bos_token"), mark("eos_token"));
+    let (bos, eos) = (mark("bos_token", "bos_token_id")?, mark("eos_token", "eos_token_id")?);
     let mut ends = special::ends(|text| fast.token_to_id(text));
     ends.extend(eos);
-    ends.extend(numbered(&generation, "eos_token_id"));
-    ends.extend(numbered(&config, "eos_token_id"));
+    ends.extend(&numbers["eos_token_id"]);
     Ok(Marks { bos, eos, ends })
 }
 
