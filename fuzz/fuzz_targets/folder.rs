@@ -8,14 +8,14 @@ use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
 use regard_models::chat::{Message, Turn};
-use regard_models::tokenizer::Special;
 use regard_models::gguf::WeightFormat;
+use regard_models::tokenizer::Special;
 use regard_models::{CacheDtype, Conversion, Encoder, Folder, LoadOptions, Model, Precision};
 
 const OPTIONS: LoadOptions = LoadOptions { threads: Some(1), isa: None };
 
 /// A folder and the file of it that is replaced.
-const FILES: [(&str, &str); 11] = [
+const FILES: [(&str, &str); 16] = [
     ("folders/llama-dynamic", "config.json"),
     ("folders/llama-dynamic", "model.safetensors"),
     ("folders/llama-dynamic", "tokenizer.json"),
@@ -27,15 +27,29 @@ const FILES: [(&str, &str); 11] = [
     ("encoders/mpnet", "tokenizer.json"),
     ("folders/qwen3", "config.json"),
     ("folders/llama-pieces", "tokenizer.json"),
+    ("folders/llama-dynamic", "generation_config.json"),
+    ("folders/llama-dynamic", "special_tokens_map.json"),
+    ("folders/llama-dynamic", "chat_template.jinja"),
+    ("encoders/mpnet", "sentence_bert_config.json"),
+    ("encoders/mpnet", "config_sentence_transformers.json"),
 ];
 
 /// Copies of the folders, of this process alone.
 static COPIES: LazyLock<PathBuf> = LazyLock::new(|| {
     let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/regard-models/tests/data");
     let copies = std::env::temp_dir().join(format!("regard-fuzz-{}", std::process::id()));
-    for folder in ["folders/llama-dynamic", "folders/llama-pieces", "folders/qwen3", "folders/mistral", "encoders/mpnet", "encoders/mpnet/1_Pooling"] {
+    for folder in [
+        "folders/llama-dynamic",
+        "folders/llama-pieces",
+        "folders/qwen3",
+        "folders/mistral",
+        "encoders/mpnet",
+        "encoders/mpnet/1_Pooling",
+    ] {
         fs::create_dir_all(copies.join(folder)).expect("a folder");
-        for entry in fs::read_dir(data.join(folder)).expect("the fixture").flatten().filter(|entry| entry.path().is_file()) {
+        for entry in
+            fs::read_dir(data.join(folder)).expect("the fixture").flatten().filter(|entry| entry.path().is_file())
+        {
             fs::copy(entry.path(), copies.join(folder).join(entry.file_name())).expect("a copy");
         }
     }
@@ -47,9 +61,10 @@ fuzz_target!(|bytes: &[u8]| {
     let (folder, name) = FILES[usize::from(*which) % FILES.len()];
     let folder = COPIES.join(folder);
     let path = folder.join(name);
-    let sound = fs::read(&path).expect("the sound file");
+    // Some files are there only when they are spoiled.
+    let sound = fs::read(&path).ok();
     // Of the weights the header, before the numbers as they are.
-    let spoiled = if name == "model.safetensors" {
+    let spoiled = if let Some(sound) = sound.as_ref().filter(|_| name == "model.safetensors") {
         let header = u64::from_le_bytes(sound[..8].try_into().expect("eight bytes")) as usize;
         [&(content.len() as u64).to_le_bytes(), content, &sound[8 + header..]].concat()
     } else {
@@ -65,12 +80,17 @@ fuzz_target!(|bytes: &[u8]| {
             let _ = session.feed(&[0, 1, 2]).is_ok();
         }
         let _ = model.tokenizer().encode("a b <|im_end|>", Special::AsText).is_ok();
-        let _ = model.chat_template().map(|template| template.render(&[Message::new("user", "Hi!")], Turn::Open).is_ok());
+        let _ =
+            model.chat_template().map(|template| template.render(&[Message::new("user", "Hi!")], Turn::Open).is_ok());
     }
     if let Ok(folder) = Folder::open(&folder)
         && let Ok(conversion) = Conversion::new(&folder, WeightFormat::Q8_0)
     {
         let _ = conversion.write(&mut std::io::sink(), &mut |_| ()).is_ok();
     }
-    fs::write(&path, sound).expect("a copy");
+    match sound {
+        Some(sound) => fs::write(&path, sound),
+        None => fs::remove_file(&path),
+    }
+    .expect("a copy");
 });

@@ -62,11 +62,11 @@ With --memory each technique is one piece of work done in several ways, which ta
 is faster or slower than the first where all of 15 rounds but one say so.
 
 With --model the cases are those of a whole model with a cache in bf16 (llama.cpp's: f16): load (from files that the system has in \
-memory), prompt-N (N random tokens) and token-N (16 tokens one by one after N others), for N of 512 and 4096 where the context \
-holds them. The error is the largest difference of logits, a prompt taken at once against its end token by token, \
+memory), prompt-N (N random tokens) and token-N (16 tokens one by one after N others), for N of 512, 1536 and 4096 where the \
+context holds them. The error is the largest difference of logits, a prompt taken at once against its end token by token, \
 beside the largest logit. A peer that needs more than 30 s for a prompt's calls is given 3; the table says so.
 
-Of an encoder they are texts of 20 and 200 words in f32, bf16 and int8 (words-20-int8), which the peer takes in f32 or \
+Of an encoder they are texts of 20, 60 and 200 words in f32, bf16 and int8 (words-20-int8), which the peer takes in f32 or \
 bf16. The error is the largest of one minus the cosine with the peer's vectors in f64.
 
 Examples:

@@ -18,8 +18,8 @@ pub(crate) struct EncoderOptions {
     #[arg(short, long, value_name = "PATH|NAME")]
     model: Option<String>,
     /// What products are computed in: bf16 and int8 are faster where the CPU has instructions for them, and their vectors
-    /// have a cosine of about 0.9999 and 0.9995 with those in f32 [default: bf16; f32 for MPNet, whose vectors may move
-    /// further]
+    /// have a cosine of about 0.9999 and 0.9995 with those in f32, of single words in int8 down to 0.998 [default: bf16; f32
+    /// for MPNet, whose vectors may move further]
     #[arg(long, value_name = "DTYPE", value_enum)]
     dtype: Option<Dtype>,
     /// Threads to compute with [default: $REGARD_THREADS, else every physical core]
@@ -38,7 +38,11 @@ enum Dtype {
 impl EncoderOptions {
     /// Loads the model, which is fetched first if it is a named one that is not here.
     pub(crate) fn load(&self) -> Result<Encoder, Error> {
-        let path = pull::resolve(self.model.as_deref().unwrap_or(pull::EMBEDDER))?;
+        let model = self.model.as_deref().unwrap_or(pull::EMBEDDER);
+        if pull::kind_of(model) == Some(Kind::Decoder) {
+            return Err(Error::Decoder { path: model.into() });
+        }
+        let path = pull::resolve(model)?;
         let bar = progress::spinner(format!("loading {}", path.display()));
         let (folder, description) = match open(&path) {
             Ok(opened) => opened,

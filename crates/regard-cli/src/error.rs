@@ -83,6 +83,12 @@ pub(crate) enum Error {
         /// Tokens of a window.
         context: usize,
     },
+    /// A model that gives a text no probability.
+    #[error("{}: the perplexity is no number: the model's weights are too large for its precision, or unsound", path.display())]
+    NoPerplexity {
+        /// The model's file or folder.
+        path: PathBuf,
+    },
     /// A model that nobody taught to converse.
     #[error("{} has no chat template: use `regard generate --raw`", path.display())]
     NoTemplate {

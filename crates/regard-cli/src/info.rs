@@ -11,7 +11,7 @@ use regard_models::encoder::{EncoderDescription, Pooling};
 use regard_models::gguf::{Gguf, Value};
 use regard_models::sampling::Preferences;
 use regard_models::tokenizer::Tokenizer;
-use regard_models::{Description, Folder, Optional, Precision};
+use regard_models::{CacheDtype, Description, Folder, Optional, Precision};
 use serde::Serialize;
 
 use crate::error::Error;
@@ -161,13 +161,16 @@ struct CacheFacts {
     context: usize,
     bytes_f32: usize,
     bytes_f16_or_bf16: usize,
+    bytes_int8: usize,
 }
 
 impl CacheFacts {
     fn of(description: &Description, context: Option<usize>) -> Self {
         let context = context.unwrap_or(description.context);
-        let bytes = |each| description.cache_bytes_per_token(each).saturating_mul(context);
-        Self { context, bytes_f32: bytes(4), bytes_f16_or_bf16: bytes(2) }
+        let bytes = |dtype| description.cache_bytes_per_token(dtype).saturating_mul(context);
+        let [bytes_f32, bytes_f16_or_bf16, bytes_int8] =
+            [CacheDtype::F32, CacheDtype::F16, CacheDtype::Int8].map(bytes);
+        Self { context, bytes_f32, bytes_f16_or_bf16, bytes_int8 }
     }
 }
 
@@ -191,7 +194,7 @@ impl Facts {
             bytes: folder.size(),
             name: folder.path().file_name().map(|name| name.to_string_lossy().into_owned()),
             parameters,
-            tokenizer: Some("tokenizer.json".to_owned()),
+            tokenizer: tokenizer.is_ok().then(|| "tokenizer.json".to_owned()),
             chat_template: template,
             tensor_types,
             obstacle: tokenizer.err().map(|error| error.to_string()),
@@ -289,8 +292,9 @@ impl Facts {
         let or_unknown = |value: Option<u64>| value.map_or("unknown".to_owned(), |value| value.to_string());
         let name = |value: &Option<String>| value.clone().unwrap_or("unknown".into());
         let cache = self.cache.as_ref().map_or("none".to_owned(), |cache| {
-            let [wide, narrow] = [cache.bytes_f32, cache.bytes_f16_or_bf16].map(|bytes| DecimalBytes(bytes as u64));
-            format!("{narrow} in f16 or bf16, {wide} in f32, for {} tokens", cache.context)
+            let of = |bytes| DecimalBytes(bytes as u64);
+            let [wide, narrow, least] = [cache.bytes_f32, cache.bytes_f16_or_bf16, cache.bytes_int8].map(of);
+            format!("{narrow} in f16 or bf16, {wide} in f32, {least} in int8, for {} tokens", cache.context)
         });
         let sampling = match &self.sampling {
             said if said.is_empty() => "as usual".to_owned(),

@@ -29,7 +29,11 @@ pub(crate) struct ModelOptions {
 impl ModelOptions {
     /// The model's file, fetched first if it is a named one that is not here.
     pub(crate) fn path(&self) -> Result<PathBuf, Error> {
-        pull::resolve(self.model.as_deref().unwrap_or(pull::WRITER))
+        let model = self.model.as_deref().unwrap_or(pull::WRITER);
+        if pull::kind_of(model) == Some(Kind::Encoder) {
+            return Err(Error::Encoder { path: model.into() });
+        }
+        pull::resolve(model)
     }
 
     /// Loads the model at `path`.

@@ -86,6 +86,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Error> {
         bar.inc(1);
     }
     bar.finish_and_clear();
+    if !score.perplexity().is_finite() {
+        return Err(Error::NoPerplexity { path: arguments.model.path()? });
+    }
     let seconds = start.elapsed().as_secs_f64();
     let rate = score.count as f64 / seconds;
     print_line(&if arguments.json {

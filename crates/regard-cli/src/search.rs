@@ -38,6 +38,9 @@ pub(crate) struct Arguments {
 
 /// Runs `regard search`.
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Error> {
+    if arguments.question.trim().is_empty() {
+        return Err(Error::Usage("the question is empty".to_owned()));
+    }
     let text = input::text(&arguments.corpus)?;
     let lines: Vec<(usize, &str)> = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()).collect();
     let encoder = arguments.encoder.load()?;

@@ -626,6 +626,78 @@ fn a_model_of_the_other_kind_is_said_with_the_command_that_runs_it() {
 }
 
 #[test]
+fn settings_of_a_file_that_would_be_left_out_are_refused() {
+    let place = Place::new();
+    for (key, value, said) in [
+        ("llama.final_logit_softcapping", 30.0, Some("30 is not supported (supported: 0, or none)")),
+        ("llama.attn_logit_softcapping", 0.0, None),
+        ("llama.logit_scale", 0.5, Some("0.5 is not supported (supported: 1, or none)")),
+        ("llama.residual_scale", 1.0, None),
+        ("llama.attention.max_alibi_bias", 8.0, Some("8 is not supported")),
+        ("llama.rope.scale_linear", 4.0, Some("4 is not supported")),
+    ] {
+        fs::write(&place.model, tiny::gguf(Purpose::With(key, value))).unwrap();
+        let ran = place.run(&["generate", "--raw", "-n", "1", "x"]);
+        match said {
+            None => assert_eq!(ran.code, 0, "{key}: {}", ran.stderr),
+            Some(said) => assert_refused(&ran, 1, &[key, said]),
+        }
+    }
+}
+
+/// LongRoPE turns by the length that a text may come to, which is its own: beside longer prompts it is the same.
+#[test]
+fn prompts_of_other_lengths_change_no_text() {
+    let place = Place::new();
+    let phi3: PathBuf = encoder().join("../../folders/phi3");
+    let (short, long) = ("a few words", "and so it goes on ".repeat(20));
+    let texts = |prompts: &str, parallel: &str| {
+        let arguments =
+            ["generate", "--raw", "--temperature", "0", "-n", "12", "--prompts", "-", "--parallel", parallel];
+        let ran = run(regard(place.folder.path()).args(arguments).arg("--model").arg(&phi3), prompts);
+        assert_eq!(ran.code, 0, "{}", ran.stderr);
+        let text = |line: &str| serde_json::from_str::<Value>(line).unwrap()["text"].as_str().unwrap().to_owned();
+        ran.stdout.lines().map(text).collect::<Vec<_>>()
+    };
+    let alone: Vec<String> = [short, &long].into_iter().flat_map(|prompt| texts(prompt, "1")).collect();
+    for parallel in ["1", "2"] {
+        assert_eq!(texts(&format!("{short}\n{long}\n"), parallel), alone);
+        let [second, first] = &texts(&format!("{long}\n{short}\n"), parallel)[..] else { panic!("two texts") };
+        assert_eq!((first, second), (&alone[0], &alone[1]));
+    }
+}
+
+/// A rule that the engine of regular expressions gives up on ends with one line.
+#[test]
+fn an_expression_that_is_given_up_names_the_file() {
+    let place = Place::new();
+    let folder = place.path("folder");
+    fs::create_dir(&folder).unwrap();
+    for entry in fs::read_dir(encoder().join("../../folders/llama")).unwrap().flatten() {
+        fs::copy(entry.path(), folder.join(entry.file_name())).unwrap();
+    }
+    let file = folder.join("tokenizer.json");
+    let mut tokenizer: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    let pattern = serde_json::json!({ "Regex": "(a+)+$" });
+    tokenizer["pre_tokenizer"] =
+        serde_json::json!({ "type": "Split", "pattern": pattern, "behavior": "Isolated", "invert": false });
+    fs::write(&file, tokenizer.to_string()).unwrap();
+    let prompt = "a".repeat(60) + "!";
+    let ran = run(regard(place.folder.path()).args(["generate", "--raw", &prompt, "--model"]).arg(&folder), "");
+    assert_refused(&ran, 1, &["tokenizer.json: its rules do not fit together"]);
+    assert!(!ran.stderr.contains("panicked"), "{}", ran.stderr);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_pipe_is_no_model() {
+    let place = Place::new();
+    let pipe = place.path("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    assert_refused(&run(regard(place.folder.path()).arg("pull").arg(&pipe), ""), 1, &["it is no regular file"]);
+}
+
+#[test]
 fn bytes_that_are_no_text_are_said() {
     let place = Place::new();
     let lines = place.path("lines.txt");

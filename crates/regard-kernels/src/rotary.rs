@@ -90,7 +90,7 @@ pub enum RotaryScaling {
 /// assert_eq!(head, [turn[0], turn[1], 7.0, 8.0]);
 /// # Ok::<(), regard_kernels::Error>(())
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Rotary {
     /// Radians from position to position, `[dims / 2]`.
     frequencies: Vec<f64>,

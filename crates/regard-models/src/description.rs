@@ -3,6 +3,7 @@
 //! Real models and blocks that are trained are described alike; the decoder's code never asks for a family's name. What a
 //! family's files do not say themselves stands in a table of families.
 
+use regard_attention::CacheDtype;
 use regard_kernels::{Activation, RotaryOrder, RotaryScaling};
 use regard_masks::Mask;
 
@@ -134,6 +135,28 @@ impl Description {
                 return Err(Error::Unsupported { file: file.file().to_owned(), field: name, found, supported });
             }
         }
+        // What would be computed wrongly if it were left out, and the number that stands for nothing of it.
+        for (key, nothing) in [
+            ("attn_logit_softcapping", 0.0),
+            ("final_logit_softcapping", 0.0),
+            ("logit_scale", 1.0),
+            ("embedding_scale", 1.0),
+            ("residual_scale", 1.0),
+            ("attention.clamp_kqv", 0.0),
+            ("attention.max_alibi_bias", 0.0),
+            ("rope.scale_linear", 1.0),
+        ] {
+            let name = Checkpoint::key(file, key);
+            if let Some(value) = file.f32(&name).optional()?.filter(|value| *value != nothing && *value != 0.0) {
+                let (found, supported) = (value.to_string(), format!("{nothing}, or none"));
+                return Err(Error::Unsupported { file: file.file().to_owned(), field: name, found, supported });
+            }
+        }
+        let causal = Checkpoint::key(file, "attention.causal");
+        if file.bool(&causal).optional()? == Some(false) {
+            let (found, supported) = ("attention that sees both ways".to_owned(), "causal attention".to_owned());
+            return Err(Error::Unsupported { file: file.file().to_owned(), field: causal, found, supported });
+        }
         Description::of(file)
     }
 
@@ -230,11 +253,14 @@ impl Description {
         })
     }
 
-    /// Bytes that keys and values of one token take in all caches, at `bytes` for each number.
-    pub fn cache_bytes_per_token(&self, bytes: usize) -> usize {
-        let numbers = |block: &Block| match &block.mixer {
-            Mixer::Attention(attention) => attention.kv_heads * (attention.dim_k + attention.dim_v),
+    /// Bytes that keys and values of one token take in all caches of a type, scales included.
+    pub fn cache_bytes_per_token(&self, cache: CacheDtype) -> usize {
+        let scales = if cache == CacheDtype::Int8 { 2 * size_of::<f32>() } else { 0 };
+        let bytes = |block: &Block| match &block.mixer {
+            Mixer::Attention(attention) => {
+                attention.kv_heads * ((attention.dim_k + attention.dim_v) * cache.bytes() + scales)
+            }
         };
-        self.blocks.iter().map(numbers).sum::<usize>() * bytes
+        self.blocks.iter().map(bytes).sum()
     }
 }

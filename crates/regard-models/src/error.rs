@@ -167,6 +167,12 @@ pub enum Error {
     /// Memory could not be had.
     #[error(transparent)]
     Memory(#[from] regard_memory::Error),
+    /// A vector of a text that holds NaN or infinite numbers.
+    #[error("the vector of text {} is no number: the model's weights are too large for its precision, or unsound", index + 1)]
+    Vector {
+        /// Which text, from 0.
+        index: usize,
+    },
     /// No token can be chosen by these logits.
     #[error("logits: {0}")]
     Logits(String),

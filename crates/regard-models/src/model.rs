@@ -168,7 +168,7 @@ impl Model {
     /// # Errors
     /// [`Error::NoRoom`].
     pub fn check_room(&self, sessions: usize, context: usize, cache: CacheDtype) -> Result<()> {
-        let of_token = self.description().cache_bytes_per_token(cache.bytes());
+        let of_token = self.description().cache_bytes_per_token(cache);
         let needed = (of_token as u64).saturating_mul(context as u64).saturating_mul(sessions as u64);
         match regard_memory::available() {
             Some(free) if needed > free => Err(Error::NoRoom { sessions, context, needed, free }),

@@ -111,6 +111,21 @@ impl<'m> Session<'m> {
         })
     }
 
+    /// Says how many tokens the next text will have at the most, where that is fewer than the context: LongRoPE and dynamic
+    /// scaling turn positions by it, as they do in a session of so many tokens. What was seen with other turns is forgotten.
+    pub fn expect(&mut self, tokens: usize) {
+        let mut same = true;
+        for known in &mut self.plans {
+            let description::Rotary { dims, theta, ref scaling, .. } = known.attention.rotary;
+            let rotary = Rotary::new(dims, theta, scaling, tokens.min(self.context));
+            same &= rotary == known.rotary;
+            known.rotary = rotary;
+        }
+        if !same {
+            self.truncate(0);
+        }
+    }
+
     /// How many tokens the session has seen.
     pub fn len(&self) -> usize {
         self.tokens.len()

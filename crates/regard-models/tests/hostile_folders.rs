@@ -7,6 +7,7 @@ use std::path::Path;
 
 use proptest::prelude::*;
 use regard_models::chat::{Message, Turn};
+use regard_models::description::{Description, Mixer};
 use regard_models::{CacheDtype, Encoder, Folder, LoadOptions, Model, Precision};
 use serde_json::{Value, json};
 use support::fixture;
@@ -162,6 +163,130 @@ fn settings_that_make_no_sense() {
     Copy::of("llama").write("config.json", "[]").refused("config.json: config.json: expected an object");
     let error = Copy::of("llama").write("config.json", "{\"a\": ").load().err().unwrap();
     assert!(error.contains("config.json: JSON: EOF while parsing"), "{error}");
+}
+
+#[test]
+fn settings_that_say_two_things() {
+    let copy = Copy::of("llama");
+    // The weights hold biases, which the settings deny.
+    let error = copy.set("attention_bias", json!(false)).load().err().unwrap_or_default();
+    assert!(
+        error.contains("attention_bias: it is false, and the weights hold model.layers.0.self_attn.q_proj.bias"),
+        "{error}"
+    );
+    let gemma = |rotation: Value| Copy::of("gemma3").set("rope_parameters", rotation);
+    gemma(json!({"full_attention": {"rope_theta": 1e6}, "sliding_attention": {"rope_type": "linear", "factor": 2.0}}))
+        .refused(
+            "config.json: rope_parameters.sliding_attention: \"linear\" of layers with a window is not supported (supported: default)",
+        );
+    gemma(json!({"full_attention": [], "sliding_attention": {}}))
+        .refused("config.json: full_attention: expected an object, found []");
+    Copy::of("llama")
+        .set("rope_parameters", json!({"rope_theta": {"v": 1e6}}))
+        .refused("config.json: rope_theta: expected a number, found {\"v\":1000000.0}");
+    for (template, said) in [(json!([]), None), (json!({"a": 1}), Some("{\"a\":1}")), (json!(false), Some("false"))] {
+        let settings = json!({"chat_template": template}).to_string();
+        let copy = Copy::of("llama").write("tokenizer_config.json", settings);
+        match said {
+            None => assert!(copy.load().unwrap().chat_template().is_none()),
+            Some(said) => copy.refused(&format!(
+                "tokenizer_config.json: chat_template: it is {said}, expected a text, or a list of texts with names"
+            )),
+        }
+    }
+    Copy::of("llama")
+        .write("tokenizer_config.json", json!({"bos_token": 5}).to_string())
+        .refused("tokenizer_config.json: bos_token: it is 5, expected a text or an object with one");
+    Copy::of("llama").without("model.safetensors").write("pytorch_model.bin", "").refused(
+        "FOLDER: pytorch_model.bin: a file that runs code when it is read is not supported (supported: model.safetensors: transformers' save_pretrained writes it)",
+    );
+    let encoder = || Copy::from(&fixture("encoders").join("mpnet"));
+    encoder().set("is_decoder", json!(true)).is_no_encoder(
+        "config.json: is_decoder: a causal model of this type is not supported (supported: encoders, whose tokens see each other)",
+    );
+    let module = |name: &str, path: &str| json!({"type": format!("sentence_transformers.models.{name}"), "path": path});
+    let modules = json!([module("Transformer", ""), module("Normalize", "2"), module("Pooling", "1_Pooling")]);
+    encoder().write("modules.json", modules.to_string()).is_no_encoder(
+        "modules.json: type: Pooling in this place is not supported (supported: Transformer, then Pooling, then Normalize or nothing)",
+    );
+}
+
+/// What transformers takes where a file says nothing.
+#[test]
+fn settings_that_are_left_out_are_the_familys() {
+    let without = |name: &str, keys: &[&str]| {
+        let copy = Copy::of(name);
+        let mut config: Value = serde_json::from_slice(&fs::read(copy.path().join("config.json")).unwrap()).unwrap();
+        keys.iter().for_each(|key| drop(config.as_object_mut().unwrap().remove(*key)));
+        let copy = copy.write("config.json", config.to_string());
+        Description::from_folder(&Folder::open(copy.path()).unwrap())
+    };
+    let attention = |description: &Description, layer: usize| {
+        let Mixer::Attention(attention) = &description.blocks[layer].mixer;
+        attention.clone()
+    };
+    let gemma = without("gemma3", &["query_pre_attn_scalar", "rope_parameters", "head_dim"]).unwrap();
+    assert_eq!(attention(&gemma, 1).scale, Some(1.0 / 16.0));
+    assert_eq!((attention(&gemma, 0).rotary.theta, attention(&gemma, 1).rotary.theta), (1e4, 1e6));
+    assert_eq!(attention(&gemma, 0).dim_k, 256);
+    let mistral = without("mistral", &["sliding_window"]).unwrap();
+    assert_eq!(attention(&mistral, 0).window, Some(4096));
+    // Qwen's windows are off unless they are switched on, and then begin behind 28 layers.
+    let qwen = without("qwen2-window", &["use_sliding_window", "layer_types"]).unwrap();
+    assert!((0..qwen.blocks.len()).all(|layer| attention(&qwen, layer).window.is_none()));
+    let qwen = without("qwen2-window", &["max_window_layers", "layer_types"]).unwrap();
+    assert!((0..qwen.blocks.len()).all(|layer| attention(&qwen, layer).window.is_none()));
+}
+
+/// An output matrix that is not the embedding is one, whatever the settings say; a copy of it is none.
+#[test]
+fn a_tied_matrix_that_differs_is_its_own() {
+    let logits = |copy: &Copy| {
+        let model = copy.load().unwrap();
+        let mut session = model.session(8, CacheDtype::F32).unwrap();
+        (model.description().tied, session.feed(&[3, 5, 7]).unwrap().to_vec())
+    };
+    let (tied, own) = logits(&Copy::of("llama"));
+    assert!(!tied, "the fixture has an output matrix of its own");
+    assert_eq!(logits(&Copy::of("llama").set("tie_word_embeddings", json!(true))), (false, own));
+    let copy = Copy::of("llama");
+    let mut weights = fs::read(copy.path().join("model.safetensors")).unwrap();
+    let [head, embedding] = ["lm_head.weight", "model.embed_tokens.weight"].map(|name| place(&weights, name));
+    weights.copy_within(embedding, head.start);
+    let twice = || Copy::of("llama").write("model.safetensors", &weights);
+    let (tied, by_embedding) = logits(&twice().set("tie_word_embeddings", json!(true)));
+    assert!(tied);
+    assert_eq!(logits(&twice()), (false, by_embedding));
+}
+
+/// Where the numbers of a tensor lie in a file of weights.
+fn place(weights: &[u8], ending: &str) -> std::ops::Range<usize> {
+    let len = u64::from_le_bytes(weights[..8].try_into().unwrap()) as usize;
+    let header: Value = serde_json::from_slice(&weights[8..8 + len]).unwrap();
+    let (_, tensor) = header.as_object().unwrap().iter().find(|(name, _)| name.ends_with(ending)).unwrap();
+    assert_eq!(tensor["dtype"], "F32");
+    let [start, end] = [0, 1].map(|i| 8 + len + tensor["data_offsets"][i].as_u64().unwrap() as usize);
+    start..end
+}
+
+#[test]
+fn vectors_that_are_no_numbers_are_errors() {
+    let encoder = || Copy::from(&fixture("encoders").join("bert"));
+    let path = encoder();
+    let mut spoilt = fs::read(path.path().join("model.safetensors")).unwrap();
+    // Finite weights, whose products overflow.
+    for name in ["encoder.layer.0.intermediate.dense.weight", "encoder.layer.0.output.dense.weight"] {
+        let numbers = place(&spoilt, name);
+        for number in spoilt[numbers].chunks_exact_mut(4) {
+            let large = f32::from_le_bytes(number.try_into().unwrap()) * 1e30;
+            number.copy_from_slice(&large.to_le_bytes());
+        }
+    }
+    let path = path.write("model.safetensors", spoilt);
+    let options = LoadOptions { threads: Some(1), isa: None };
+    let encoder = Encoder::load(path.path(), Precision::F32, &options).unwrap();
+    let error = encoder.encode(&["", "a b"]).unwrap_err().to_string();
+    assert!(error.starts_with("the vector of text 2 is no number"), "{error}");
 }
 
 #[test]
@@ -452,7 +577,7 @@ fn an_encoders_folder_says_how_texts_are_read() {
     bert().without("1_Pooling/config.json").is_no_encoder("FOLDER: 1_Pooling/config.json: missing");
     let modes = r#"{"pooling_mode": ["mean", "cls"]}"#;
     bert().write("1_Pooling/config.json", modes).is_no_encoder(
-        "modules.json: 1_Pooling: pooling [\"mean\",\"cls\"] is not supported (supported: mean, the first and the last token)",
+        "1_Pooling/config.json: pooling_mode: pooling [\"mean\",\"cls\"] is not supported (supported: mean, the first and the last token)",
     );
 }
 
@@ -485,7 +610,7 @@ fn encoders_that_make_no_sense() {
     modules("sentence_transformers.models.Pooling", "../x")
         .is_no_encoder("modules.json: path: \"../x\" is not supported (supported: the name of a folder)");
     copy("bert").write("1_Pooling/config.json", json!({"pooling_mode_max_tokens": true}).to_string()).is_no_encoder(
-        "modules.json: 1_Pooling: pooling \"max_tokens\" is not supported (supported: mean, the first and the last token)",
+        "1_Pooling/config.json: pooling_mode: pooling \"max_tokens\" is not supported (supported: mean, the first and the last token)",
     );
     copy("bert").without("tokenizer.json").is_no_encoder("FOLDER: tokenizer.json: missing");
     let file = fixture("encoders").join("bert/config.json");

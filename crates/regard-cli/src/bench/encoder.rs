@@ -18,8 +18,8 @@ use crate::error::Error;
 /// Texts are runs of this one's words: the first chapter of Moby-Dick.
 const BOOK: &str = include_str!("../../../../bench/loomings.txt");
 
-/// Words of a text, and texts of a call: four batches of the peer's, or one of long texts.
-const TEXTS: [(usize, usize); 2] = [(20, 128), (200, 32)];
+/// Words of a text, and texts of a call: four batches of the peer's, two, or one of long texts.
+const TEXTS: [(usize, usize); 3] = [(20, 128), (60, 64), (200, 32)];
 
 /// What our products are in, what the peer computes in beside them, and how far a vector may be from the peer's in f64: one
 /// minus their cosine.

@@ -19,7 +19,7 @@ use crate::bench::tokens::Tokens;
 use crate::error::Error;
 
 /// Tokens of the prompts, where the context holds them and what a turn adds.
-const DEPTHS: [usize; 2] = [512, 4096];
+const DEPTHS: [usize; 3] = [512, 1536, 4096];
 
 /// Tokens at a prompt's end that are also taken in one by one.
 const ONE_BY_ONE: usize = 16;

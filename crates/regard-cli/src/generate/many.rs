@@ -48,8 +48,8 @@ pub(super) fn run(arguments: &Arguments, model: &Model, sampling: &SamplingOptio
         prompts.push(tokens);
     }
     // One that has written a text writes another, and keeps what both prompts begin with.
-    let context = context(prompts.iter().map(Vec::len).max().unwrap_or(0));
-    arguments.cache.check_room(model, arguments.parallel.get().min(prompts.len()), context)?;
+    let most_context = context(prompts.iter().map(Vec::len).max().unwrap_or(0));
+    arguments.cache.check_room(model, arguments.parallel.get().min(prompts.len()), most_context)?;
     let grammar = arguments.grammar(model)?;
     let mut idle = Vec::<Generator<'_>>::new();
     let bar = progress::steps(prompts.len() as u64, "writing");
@@ -60,9 +60,10 @@ pub(super) fn run(arguments: &Arguments, model: &Model, sampling: &SamplingOptio
         while let Some(prompt) = prompts.get(next).filter(|_| jobs.len() < arguments.parallel.get()) {
             let mut generator = match idle.pop() {
                 Some(generator) => generator,
-                None => arguments.generator(model, context, sampling, grammar.clone(), None)?,
+                None => arguments.generator(model, most_context, sampling, grammar.clone(), None)?,
             };
             generator.restart();
+            generator.expect(context(prompt.len()));
             generator.read_while(prompt, &mut |_, _| !listener.pressed())?;
             let text = Text::new(model, most, Stops::new(arguments.writing.stop.clone()));
             jobs.push(Job { line: next, prompt_tokens: prompt.len(), generator, text });

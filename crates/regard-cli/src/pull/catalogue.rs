@@ -2,11 +2,15 @@
 //!
 //! A name stands for exactly these files. Their sizes and SHA-256 are pinned here, so it does not matter who delivers them.
 
+use crate::options::Kind;
+
 /// One model that can be asked for by name.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Named {
     /// The name that `--model` and `pull` take, compared without regard to case.
     pub(crate) name: &'static str,
+    /// What it makes.
+    pub(crate) kind: Kind,
     /// One line for `pull --list`.
     pub(crate) about: &'static str,
     /// Licence of the weights, as an SPDX expression.
@@ -89,6 +93,7 @@ macro_rules! minilm {
 pub(crate) static CATALOGUE: &[Named] = &[
     Named {
         name: "SmolLM2-135M-Instruct",
+        kind: Kind::Decoder,
         about: "135 million parameters, instruction-tuned, Q4_1, context 8192",
         licence: "Apache-2.0",
         folder: None,
@@ -111,6 +116,7 @@ pub(crate) static CATALOGUE: &[Named] = &[
     },
     Named {
         name: "all-MiniLM-L6-v2",
+        kind: Kind::Encoder,
         about: "sentence embeddings of 384 numbers, 23 million parameters, 256 tokens",
         licence: "Apache-2.0",
         folder: Some("all-MiniLM-L6-v2"),

@@ -83,7 +83,7 @@ impl Hub {
     /// [`Failure::Source`] with the reason when the Hub does not deliver this very file.
     pub(crate) fn fetch(&self, file: &HubFile, sha256: &str, part: &mut Part) -> Result<(), Failure> {
         if self.offline {
-            return Err(Failure::Source(OFFLINE.into()));
+            return Err(Failure::Unreachable(OFFLINE.into()));
         }
         let agent = self.agent()?;
         let url = format!("{}/{}/resolve/{}/{}", self.endpoint, file.repository, file.revision, file.path);
@@ -219,13 +219,12 @@ impl Hub {
 
 /// What kept a request from being answered, in a few words.
 fn reason(error: ureq::Error) -> Failure {
-    let text = match error {
+    Failure::Unreachable(match error {
         ureq::Error::HostNotFound => "cannot be reached: no such host".to_owned(),
         ureq::Error::Timeout(what) => format!("cannot be reached in time ({what})"),
         ureq::Error::Io(error) => format!("cannot be reached: {error}"),
-        other => format!("cannot be asked: {other}"),
-    };
-    Failure::Source(text)
+        other => return Failure::Source(format!("cannot be asked: {other}")),
+    })
 }
 
 fn header(response: &Response<Body>, name: &str) -> Option<String> {

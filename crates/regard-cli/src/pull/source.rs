@@ -53,6 +53,8 @@ pub(crate) const OFFLINE: &str = "not asked: HF_HUB_OFFLINE is set";
 pub(crate) enum Failure {
     /// Its own fault: said, and the next source is asked.
     Source(String),
+    /// Nobody is there: said, and it is not asked for the other files of the model.
+    Unreachable(String),
     /// The transfer broke off, and may be taken up again.
     Cut(String),
     /// Ours, such as a full disk: no other source would do better.

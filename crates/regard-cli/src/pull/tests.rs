@@ -24,6 +24,7 @@ use super::hub::Hub;
 use super::package::Registry;
 use super::source::Source;
 use crate::error::Error;
+use crate::options::Kind;
 
 fn content(length: usize, seed: u64) -> Vec<u8> {
     let mut bytes = vec![0; length];
@@ -77,7 +78,7 @@ impl Place {
 
     fn model(&self) -> Named {
         let files = Vec::leak(vec![self.entry]);
-        Named { name: "tiny", about: "a few bytes", licence: "MIT", folder: None, files }
+        Named { name: "tiny", kind: Kind::Decoder, about: "a few bytes", licence: "MIT", folder: None, files }
     }
 
     fn part(&self) -> PathBuf {

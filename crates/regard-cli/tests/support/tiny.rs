@@ -26,6 +26,8 @@ pub(crate) enum Purpose {
     Text,
     /// Texts without end: no token ends one.
     EndlessText,
+    /// Texts, by a file that has one more setting.
+    With(&'static str, f32),
 }
 
 const CHAT_ML: &str = "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + \
@@ -61,6 +63,9 @@ pub(crate) fn gguf(purpose: Purpose) -> Vec<u8> {
     metadata.integers("tokenizer.ggml.token_type", &[vec![1; 256], vec![3; 2]].concat());
     metadata.strings("tokenizer.ggml.merges", &[]);
     metadata.flag("tokenizer.ggml.add_bos_token", false);
+    if let Purpose::With(key, value) = purpose {
+        metadata.float(key, value);
+    }
     if purpose == Purpose::Chat {
         metadata.string("tokenizer.chat_template", CHAT_ML);
     }

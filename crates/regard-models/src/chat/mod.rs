@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Rest, Value};
+use serde_json::Value as Json;
+
 use minijinja::{Environment, ErrorKind, State, context, filters};
 
 use crate::error::{Error, Optional, Result};
@@ -115,10 +117,19 @@ impl ChatTemplate {
         }
         let settings = folder.settings(SETTINGS)?;
         // One, or several with names.
-        let template = &settings["chat_template"];
-        let several = template.as_array().into_iter().flatten();
-        let default = several.filter(|entry| entry["name"] == "default").find_map(|entry| entry["template"].as_str());
-        Ok(template.as_str().or(default).map(|source| (SETTINGS, source.to_owned())))
+        let source = match &settings["chat_template"] {
+            Json::Null => None,
+            Json::String(source) => Some(source.as_str()),
+            Json::Array(several) if several.iter().all(|entry| entry["name"].is_string()) => {
+                several.iter().filter(|entry| entry["name"] == "default").find_map(|entry| entry["template"].as_str())
+            }
+            other => {
+                let problem = format!("it is {other}, expected a text, or a list of texts with names");
+                let (file, field) = (folder.path().join(SETTINGS).display().to_string(), "chat_template".to_owned());
+                return Err(Error::Malformed { file, field, problem });
+            }
+        };
+        Ok(source.map(|source| (SETTINGS, source.to_owned())))
     }
 
     fn named(template: String, source: &str, bos: &str, eos: &str) -> Result<ChatTemplate> {

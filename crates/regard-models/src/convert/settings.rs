@@ -1,6 +1,6 @@
 //! The settings of a model, as GGUF files state them.
 
-use regard_kernels::{Rotary, RotaryScaling, WeightFormat};
+use regard_kernels::{Activation, Rotary, RotaryScaling, WeightFormat};
 
 use super::tokens;
 use crate::checkpoint::Checkpoint;
@@ -42,8 +42,13 @@ pub(super) fn of(
         layers().find(|attention| attention.window.is_none()).or(layers().next()).expect("there is a block");
     let Norm::Rms { eps } = block.norm;
     if block.feed_forward.activation != family.activation {
-        let found = format!("activation {:?}", block.feed_forward.activation);
-        return Err(unsupported("hidden_act", found, &format!("{:?} in GGUF files", family.activation)));
+        let name = |activation| match activation {
+            Activation::Silu => "silu",
+            Activation::Gelu => "gelu",
+            Activation::GeluTanh => "gelu_pytorch_tanh",
+        };
+        let found = format!("activation {}", name(block.feed_forward.activation));
+        return Err(unsupported("hidden_act", found, &format!("{} in GGUF files", name(family.activation))));
     }
     let file_type = match format {
         WeightFormat::F16 => 1,

@@ -115,6 +115,10 @@ impl EncoderDescription {
         {
             return Err(config.unsupported("position_embedding_type", format!("{kind:?}"), "absolute"));
         }
+        if config.bool("is_decoder").optional()? == Some(true) {
+            let supported = "encoders, whose tokens see each other";
+            return Err(config.unsupported("is_decoder", "a causal model of this type".to_owned(), supported));
+        }
         let first_position = match family.positions_after_padding {
             true => config.size("pad_token_id").optional()?.unwrap_or(1) as usize + 1,
             false => 0,
@@ -136,7 +140,7 @@ impl EncoderDescription {
             }
         };
         let sentences = Sentences::read(folder)?;
-        let (pooling, normalized) = pooling(folder)?;
+        let (pooling, normalized) = pooling(folder, !sentences.prompt.is_empty())?;
         Ok(EncoderDescription {
             architecture: config.string("model_type")?.to_owned(),
             vocabulary: size("vocab_size")?,
@@ -205,23 +209,34 @@ impl Sentences {
 }
 
 /// How sentence-transformers' modules make one vector of a text: the mean, where they say nothing.
-fn pooling(folder: &Folder) -> Result<(Pooling, bool)> {
+fn pooling(folder: &Folder, prompted: bool) -> Result<(Pooling, bool)> {
     const MODULES: &str = "modules.json";
-    let unsupported = |field: &str, found: String, supported: &str| Error::Unsupported {
-        file: folder.path().join(MODULES).display().to_string(),
+    let refused = |file: &str, field: &str, found: String, supported: &str| Error::Unsupported {
+        file: folder.path().join(file).display().to_string(),
         field: field.to_owned(),
         found,
         supported: supported.to_owned(),
     };
+    let unsupported = |field: &str, found: String, supported: &str| refused(MODULES, field, found, supported);
     let (mut pooling, mut normalized) = (Pooling::Mean, false);
     let modules = match folder.json(MODULES)? {
         None => Vec::new(),
         Some(Value::Array(modules)) => modules,
         Some(_) => return Err(unsupported("modules", "no list".to_owned(), "a list of modules")),
     };
+    // Each works on what the one before it gives.
+    let mut last = 0;
     for module in &modules {
         let kind = module["type"].as_str().unwrap_or_default();
-        match kind.rsplit('.').next() {
+        let name = kind.rsplit('.').next().unwrap_or_default();
+        let place =
+            ["Transformer", "Pooling", "Normalize"].iter().position(|known| *known == name).map_or(0, |at| at + 1);
+        if place != 0 && place <= last {
+            let found = format!("{name} in this place");
+            return Err(unsupported("type", found, "Transformer, then Pooling, then Normalize or nothing"));
+        }
+        last = place;
+        match Some(name) {
             Some("Transformer") => {}
             Some("Normalize") => normalized = true,
             Some("Pooling") => {
@@ -234,8 +249,13 @@ fn pooling(folder: &Folder) -> Result<(Pooling, bool)> {
                     file: folder.path().display().to_string(),
                     field: format!("{path}/config.json"),
                 })?;
+                let file = format!("{path}/config.json");
+                if prompted && settings["include_prompt"] == false {
+                    let supported = "prompts that count, or no default prompt";
+                    return Err(refused(&file, "include_prompt", "false".to_owned(), supported));
+                }
                 pooling = pooling_of(&settings)
-                    .map_err(|found| unsupported(path, found, "mean, the first and the last token"))?;
+                    .map_err(|found| refused(&file, "pooling_mode", found, "mean, the first and the last token"))?;
             }
             _ => return Err(unsupported("type", format!("module {kind:?}"), "Transformer, Pooling, Normalize")),
         }

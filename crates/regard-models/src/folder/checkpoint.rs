@@ -5,10 +5,35 @@ use std::ops::Range;
 use regard_kernels::{Activation, RotaryOrder, RotaryScaling};
 
 use super::config::Config;
-use super::{Folder, safetensors};
+use super::{Folder, Tensor, safetensors};
 use crate::checkpoint::{Checkpoint, Stored};
 use crate::family::{DECODERS, Family};
 use crate::{Error, Optional, Result};
+
+impl Folder {
+    /// Whether there is an output matrix that is not the embedding once more, as some files have it that are said to be tied.
+    fn has_own_head(&self) -> bool {
+        *self.own_head.get_or_init(|| {
+            let tensor = |name: &str| self.by_name.get(name).map(|&place| &self.tensors[place]);
+            let (Some(head), Some(embedding)) = (tensor("lm_head.weight"), tensor("model.embed_tokens.weight")) else {
+                return false;
+            };
+            // One that cannot be read is an error when it is loaded.
+            head.shape != embedding.shape || head.dtype != embedding.dtype || !self.are_same(head, embedding)
+        })
+    }
+
+    fn are_same(&self, a: &Tensor, b: &Tensor) -> bool {
+        const PIECE: u64 = 1 << 20;
+        let read = |tensor: &Tensor, at: u64| {
+            let mut bytes = vec![0; PIECE.min(tensor.bytes - at) as usize];
+            let source = &self.shards[tensor.shard].source;
+            source.read_exact_at(&mut bytes, tensor.offset + at).is_ok().then_some(bytes)
+        };
+        let mut pieces = (0..a.bytes).step_by(PIECE as usize);
+        pieces.all(|at| read(a, at).is_some_and(|piece| Some(piece) == read(b, at)))
+    }
+}
 
 impl Checkpoint for Folder {
     fn file(&self) -> &str {
@@ -60,11 +85,18 @@ impl Checkpoint for Folder {
     }
 
     fn biased(&self, family: &Family) -> Result<bool> {
-        Ok(self.config.bool("attention_bias").optional()?.unwrap_or(family.bias))
+        const KEY: &str = "attention_bias";
+        let said = self.config.bool(KEY).optional()?;
+        if said == Some(false)
+            && let Some(bias) = self.tensor("blk.0.attn_q.bias").optional()?
+        {
+            return Err(self.config.malformed(KEY, format!("it is false, and the weights hold {}", bias.name)));
+        }
+        Ok(said.unwrap_or(family.bias))
     }
 
     fn tied(&self, family: &Family) -> Result<bool> {
-        Ok(self.config.bool("tie_word_embeddings").optional()?.unwrap_or(family.tied))
+        Ok(self.config.bool("tie_word_embeddings").optional()?.unwrap_or(family.tied) && !self.has_own_head())
     }
 
     fn rotary_order(&self, _family: &Family) -> RotaryOrder {

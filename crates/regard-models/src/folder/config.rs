@@ -31,6 +31,31 @@ const KEYS: &[(&str, &str)] = &[
     ("attention.scale", "query_pre_attn_scalar"),
 ];
 
+/// What `transformers` takes for settings that a file of a model type leaves out, where that is not what follows from others:
+/// the defaults of its configuration classes (`configuration_*.py` of huggingface/transformers, version 5.23).
+const USUAL: &[(&str, &str)] = &[
+    ("llama", r#"{"rms_norm_eps": 1e-6, "max_position_embeddings": 2048}"#),
+    (
+        "mistral",
+        r#"{"rms_norm_eps": 1e-6, "max_position_embeddings": 131072, "num_key_value_heads": 8, "sliding_window": 4096}"#,
+    ),
+    (
+        "qwen2",
+        r#"{"rms_norm_eps": 1e-6, "max_position_embeddings": 32768, "use_sliding_window": false, "max_window_layers": 28}"#,
+    ),
+    (
+        "qwen3",
+        r#"{"rms_norm_eps": 1e-6, "max_position_embeddings": 32768, "use_sliding_window": false, "max_window_layers": 28,
+            "head_dim": 128}"#,
+    ),
+    (
+        "gemma3_text",
+        r#"{"rms_norm_eps": 1e-6, "max_position_embeddings": 131072, "num_key_value_heads": 4, "head_dim": 256,
+            "query_pre_attn_scalar": 256, "sliding_window": 4096, "rope_theta": 1000000.0}"#,
+    ),
+    ("phi3", r#"{"rms_norm_eps": 1e-5, "max_position_embeddings": 4096, "original_max_position_embeddings": 4096}"#),
+];
+
 /// What a folder without settings holds that tells what was meant.
 fn instead(folder: &Path) -> String {
     let Ok(entries) = fs::read_dir(folder) else { return String::new() };
@@ -57,7 +82,15 @@ impl Config {
         let missing = || Error::NoModel { folder: folder.display().to_string(), found: instead(folder) };
         let file = path.display().to_string();
         match json(&path)?.ok_or_else(missing)? {
-            Value::Object(values) => Ok(Config { file, values }),
+            Value::Object(mut values) => {
+                let usual = USUAL.iter().find(|(name, _)| values.get("model_type").is_some_and(|own| own == name));
+                let usual: Map<String, Value> =
+                    usual.and_then(|(_, usual)| serde_json::from_str(usual).ok()).unwrap_or_default();
+                for (key, value) in usual {
+                    values.entry(key).or_insert(value);
+                }
+                Ok(Config { file, values })
+            }
             _ => Err(Error::Malformed { file, field: NAME.to_owned(), problem: "expected an object".to_owned() }),
         }
     }
@@ -105,7 +138,7 @@ impl Config {
         value.as_str().ok_or_else(|| self.wrong_type(key, "a string", value))
     }
 
-    pub(super) fn bool(&self, key: &str) -> Result<bool> {
+    pub(crate) fn bool(&self, key: &str) -> Result<bool> {
         let value = self.value(key)?;
         value.as_bool().ok_or_else(|| self.wrong_type(key, "a truth value", value))
     }
@@ -205,8 +238,15 @@ impl Config {
             None => object("rope_scaling")?,
         };
         let Some(settings) = settings else { return Ok(None) };
-        let nested = settings.values().any(Value::is_object);
-        Ok(if nested { settings.get(kind).and_then(Value::as_object) } else { Some(settings) })
+        const KINDS: [&str; 2] = ["full_attention", "sliding_attention"];
+        if !KINDS.iter().any(|kind| settings.contains_key(*kind)) {
+            return Ok(Some(settings));
+        }
+        match settings.get(kind) {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::Object(settings)) => Ok(Some(settings)),
+            Some(other) => Err(self.wrong_type(kind, "an object", other)),
+        }
     }
 
     /// One of the settings of a rotation.
@@ -224,6 +264,14 @@ impl Config {
 
     /// The same of layers with a window, where they have their own.
     pub(super) fn window_theta(&self) -> Result<f32> {
+        for key in ["rope_type", "type"] {
+            if let Some(kind) = self.of_rotation("sliding_attention", key)?
+                && kind != "default"
+            {
+                let found = format!("{} of layers with a window", shortened(kind));
+                return Err(self.unsupported("rope_parameters.sliding_attention", found, "default"));
+            }
+        }
         match self.of_rotation("sliding_attention", "rope_theta")? {
             Some(theta) => self.number_in("rope_theta", theta),
             None => self.number("rope_local_base_freq"),
@@ -233,6 +281,10 @@ impl Config {
     /// The share of a head's dimensions that turn.
     pub(super) fn rotated_share(&self) -> Result<f32> {
         const KEY: &str = "partial_rotary_factor";
+        // Other families turn whole heads, whatever their files say.
+        if self.string("model_type").is_ok_and(|name| name != "phi3") {
+            return Ok(1.0);
+        }
         match self.of_rotation("full_attention", KEY)? {
             Some(share) => self.number_in(KEY, share),
             None => self.number(KEY),

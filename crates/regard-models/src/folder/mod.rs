@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use regard_kernels::WeightFormat;
 use serde_json::Value;
@@ -44,6 +45,8 @@ pub struct Folder {
     tensors: Vec<Tensor>,
     /// Where a name stands among the tensors.
     by_name: BTreeMap<String, usize>,
+    /// Whether there is an output matrix of its own, once somebody has asked.
+    own_head: OnceLock<bool>,
 }
 
 /// A tensor of a folder.
@@ -76,7 +79,7 @@ impl Folder {
         let family = config.decoder(&DECODERS).ok();
         let (shards, tensors) = safetensors::open(path)?;
         let by_name = tensors.iter().enumerate().map(|(index, tensor)| (tensor.name.clone(), index)).collect();
-        Ok(Folder { path: path.to_owned(), file, config, family, shards, tensors, by_name })
+        Ok(Folder { path: path.to_owned(), file, config, family, shards, tensors, by_name, own_head: OnceLock::new() })
     }
 
     /// The settings of the model.
@@ -123,6 +126,11 @@ impl Folder {
             let value = &self.settings(file)?[key];
             if let Some(text) = value.as_str().or_else(|| value["content"].as_str()) {
                 return Ok(Some(text.to_owned()));
+            }
+            if !value.is_null() {
+                let problem = format!("it is {value}, expected a text or an object with one");
+                let file = self.path.join(file).display().to_string();
+                return Err(Error::Malformed { file, field: key.to_owned(), problem });
             }
         }
         Ok(None)

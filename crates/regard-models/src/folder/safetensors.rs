@@ -14,6 +14,9 @@ use super::{Tensor, json};
 use crate::gguf::ReadAt;
 use crate::{Error, Result};
 
+/// The weights of folders that were saved before there were safetensors.
+const PICKLE: &str = "pytorch_model.bin";
+
 const ONE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
@@ -39,6 +42,12 @@ pub(super) fn open(folder: &Path) -> Result<(Vec<Shard>, Vec<Tensor>)> {
         let file = path.display().to_string();
         let failed = |source| Error::Io { file: file.clone(), field: "opening the file".to_owned(), source };
         let found = fs::metadata(&path).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound if folder.join(PICKLE).exists() => Error::Unsupported {
+                file: folder.display().to_string(),
+                field: PICKLE.to_owned(),
+                found: "a file that runs code when it is read".to_owned(),
+                supported: "model.safetensors: transformers' save_pretrained writes it".to_owned(),
+            },
             io::ErrorKind::NotFound => Error::Missing { file: folder.display().to_string(), field: name.to_owned() },
             _ => failed(error),
         })?;

@@ -85,7 +85,13 @@ fn failed(error: anyhow::Error) -> Error {
     if said.contains("NoExtensionBias") {
         return Error::Schema("no text follows it, or none that ends".to_owned());
     }
-    Error::Schema(said.lines().find(|line| !line.is_empty()).unwrap_or("it cannot be held to").to_owned())
+    let mut lines = said.lines().map(str::trim).filter(|line| !line.is_empty());
+    let first = lines.next().unwrap_or("it cannot be held to").to_owned();
+    // Some messages show the place below, and only then say what is wrong with it.
+    match lines.next_back().filter(|_| first.ends_with(':')) {
+        Some(last) => Error::Schema(format!("{first} {last}")),
+        None => Error::Schema(first),
+    }
 }
 
 /// What the tokens of a model say, as the grammar wants it.

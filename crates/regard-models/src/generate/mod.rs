@@ -116,6 +116,11 @@ impl<'m> Generator<'m> {
         self.sampler.restart();
     }
 
+    /// [`Session::expect`]: how many tokens the next text will have at the most, its prompt included.
+    pub fn expect(&mut self, tokens: usize) {
+        self.session.expect(tokens);
+    }
+
     /// The session. Beside the text so far it may have taken in guesses, which are forgotten where they turn out wrong.
     pub fn session(&self) -> &Session<'m> {
         &self.session

@@ -1,8 +1,9 @@
 //! The tokens of a folder: its tokenizer.json.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::str::FromStr;
-use std::sync::OnceLock;
+use std::sync::{Once, OnceLock};
 
 use serde_json::Value;
 use tokenizers::{Encoding, PostProcessor, Tokenizer as Fast, TruncationDirection};
@@ -34,6 +35,8 @@ pub(super) struct Words {
     texts: Vec<String>,
     kinds: Vec<Kind>,
     spelling: Spelling,
+    /// What messages call the file.
+    file: String,
     /// How far before a place in a text what stands behind it counts, but for words that reach there.
     reach: usize,
 }
@@ -91,7 +94,7 @@ impl Words {
         // An added token is looked for as it is, and rules may have lengthened what is read as it.
         let longest = parsing.get_added_tokens_decoder().values().map(|added| added.content.len()).max();
         let reach = 64 + 4 * longest.unwrap_or(0);
-        Ok((Words { parsing, as_text: OnceLock::new(), texts, kinds, spelling, reach }, marks))
+        Ok((Words { parsing, as_text: OnceLock::new(), texts, kinds, spelling, file, reach }, marks))
     }
 
     fn fast(&self, special: Special) -> &Fast {
@@ -108,7 +111,11 @@ impl Words {
     fn ids(&self, text: &str, special: Special, whole: bool) -> Result<Vec<u32>> {
         let encoding = guarded(|| self.fast(special).encode_fast(text, whole));
         let encoding = encoding.and_then(|encoding| encoding.map_err(|error| error.to_string()));
-        Ok(encoding.map_err(Error::Tokenize)?.get_ids().to_vec())
+        Ok(encoding.map_err(|problem| self.failed(problem))?.get_ids().to_vec())
+    }
+
+    fn failed(&self, problem: String) -> Error {
+        Error::Tokenize(format!("{}: {problem}", self.file))
     }
 
     pub(super) fn encode(&self, text: &str, special: Special) -> Result<Vec<u32>> {
@@ -132,7 +139,7 @@ impl Words {
         };
         let encoding = guarded(|| self.beginning(fast, text, room).and_then(whole));
         let encoding = encoding.and_then(|encoding| encoding.map_err(|error| error.to_string()));
-        let mut ids = encoding.map_err(Error::Tokenize)?.get_ids().to_vec();
+        let mut ids = encoding.map_err(|problem| self.failed(problem))?.get_ids().to_vec();
         ids.truncate(limit);
         Ok(begun_once(ids, marks))
     }
@@ -223,7 +230,23 @@ fn has_type(value: &Value, kind: &str) -> bool {
 /// What the `tokenizers` crate does with a file's rules, some of which it takes for granted and panics without: a template
 /// whose tokens are in no table, pieces of length 0, a character map that ends too early.
 fn guarded<T>(work: impl FnOnce() -> T) -> std::result::Result<T, String> {
-    std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).map_err(|panic| {
+    thread_local! {
+        static GUARDED: Cell<bool> = const { Cell::new(false) };
+    }
+    static HOOK: Once = Once::new();
+    // What the panic would print is said in the error.
+    HOOK.call_once(|| {
+        let usual = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            if !GUARDED.try_with(Cell::get).unwrap_or(false) {
+                usual(panic);
+            }
+        }));
+    });
+    GUARDED.set(true);
+    let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+    GUARDED.set(false);
+    done.map_err(|panic| {
         let said = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
         format!("its rules do not fit together ({})", said.unwrap_or("they make the tokeniser stop"))
     })
