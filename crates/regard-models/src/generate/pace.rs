@@ -8,6 +8,13 @@ const MOST: usize = 8;
 const PLAIN: usize = 32;
 /// The weight of a new observation.
 const NEW: f64 = 0.2;
+/// What a guess costs before any was seen, in plain runs.
+const SHARE: f64 = 0.125;
+/// A run counts as so many times what was expected of it at the most.
+const HELD_UP: f64 = 3.0;
+/// By so much, at each run, times that were seen of other numbers of guesses fall back to what they were thought to be: a
+/// machine that was busy for a moment is not so for ever.
+const FADE: f64 = 0.01;
 
 /// Times of the runs, and the share of guesses that is right.
 #[derive(Clone, Debug)]
@@ -57,7 +64,6 @@ impl Pace {
     /// Seconds of a run: as was seen, or with as much for each guess as in the nearest run that was seen, what made the guesses
     /// included; before any, an eighth of a token.
     fn expected_seconds(&self, guesses: usize) -> f64 {
-        const SHARE: f64 = 0.125;
         let plain = self.seconds[0].unwrap_or(1.0);
         if let Some(seconds) = self.seconds[guesses] {
             return seconds;
@@ -80,8 +86,16 @@ impl Pace {
 
     fn note(&mut self, guesses: usize, now: f64) {
         self.runs += 1;
+        // One run that was held up tells little.
+        let now = if guesses > 0 { now.min(HELD_UP * self.expected_seconds(guesses)) } else { now };
         if let Some(seconds) = self.seconds.get_mut(guesses) {
             *seconds = Some(seconds.map_or(now, |before| before + NEW * (now - before)));
+        }
+        if let Some(plain) = self.seconds[0] {
+            for (other, seconds) in self.seconds.iter_mut().enumerate().skip(1).filter(|(other, _)| *other != guesses) {
+                let thought = plain * (1.0 + SHARE * other as f64);
+                *seconds = seconds.map(|before| before + FADE * (thought - before));
+            }
         }
     }
 
@@ -135,5 +149,18 @@ mod tests {
         assert!(mean(&run(&mut Pace::default(), dear, |guesses| guesses / 2)[100..]) < 1.0);
         let draft = |guesses: usize| 1.0 + 1.2 * guesses as f64;
         assert!(mean(&run(&mut Pace::default(), draft, |guesses| guesses)[100..]) < 0.6);
+    }
+
+    #[test]
+    fn a_moment_of_trouble_is_forgotten() {
+        let mut pace = Pace::default();
+        let trouble = |guesses: usize| if guesses == 0 { 1.0 } else { 20.0 };
+        (0..3).for_each(|_| {
+            let guesses = pace.guesses();
+            pace.note(guesses, trouble(guesses));
+            pace.fared(guesses, guesses);
+        });
+        let tried = run(&mut pace, |guesses| 1.0 + 0.1 * guesses as f64, |guesses| guesses);
+        assert!(mean(&tried[200..]) > 6.0, "{}", mean(&tried[200..]));
     }
 }
