@@ -71,6 +71,11 @@ pub enum Error {
     /// The plan is of packed sequences, which have no lengths to be changed.
     #[error("the plan is of packed sequences: make a new one for others")]
     Packed,
+    /// A recurrence that forgets, or corrects what it wrote, has an order.
+    #[error(
+        "linear attention in both directions takes no log decays and no betas: only the plain rule has such a form"
+    )]
+    Causal,
     /// `REGARD_ISA` names an instruction set that this CPU does not have.
     #[error("REGARD_ISA: {0}")]
     Isa(#[from] regard_simd::IsaError),

@@ -34,6 +34,7 @@ mod edges;
 mod error;
 mod fold;
 mod forward;
+mod linear;
 mod options;
 mod panels;
 mod plan;
@@ -55,6 +56,10 @@ pub use cache::{Cache, CacheDtype, Cached, PAGE, PagePool, PagedCache};
 pub use call::{Attention, GradientArrays, StateArrays};
 pub use error::Error;
 pub use forward::Element;
+pub use linear::{
+    Direction, Favor, FavorFeatures, FavorInputs, FavorOutputs, LinearAttention, LinearGradientArrays, Recurrence,
+    RecurrentGradients, RecurrentInputs, RecurrentOutputs,
+};
 pub use options::{Dropout, Offset, Options, Segment, Sequences};
 pub use plan::Plan;
 pub use prefix::SharedPrefix;

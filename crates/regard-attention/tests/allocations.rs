@@ -5,7 +5,10 @@ use std::cell::Cell;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use regard_attention::{Cache, CacheDtype, Gradients, Inputs, Options, Outputs, Plan, Shape, Terms, Upstream};
+use regard_attention::{
+    Cache, CacheDtype, Gradients, Inputs, Options, Outputs, Plan, Recurrence, RecurrentGradients, RecurrentInputs,
+    RecurrentOutputs, Shape, Terms, Upstream,
+};
 use regard_masks::Mask;
 use regard_memory::{Arena, Tensor, TensorMut, each_of};
 use regard_simd::Isa;
@@ -140,6 +143,40 @@ fn session(dtype: CacheDtype, pool: &Pool) {
 }
 
 /// One test, as the counter is every thread's.
+#[test]
+fn a_recurrence_allocates_nothing_the_second_time() {
+    let (heads, tokens, dim) = (3, 150, 20);
+    let (x, decays, betas) = (waves(heads * tokens * dim), vec![-0.3; heads * tokens * dim], vec![0.5; heads * tokens]);
+    let each = [1, heads, tokens, dim];
+    let view = |numbers| Tensor::contiguous(numbers, each).unwrap();
+    let inputs = RecurrentInputs {
+        log_decay: Some(view(&decays)),
+        beta: Some(Tensor::contiguous(&betas, [1, heads, tokens, 1]).unwrap()),
+        ..RecurrentInputs::new(view(&x), view(&x), view(&x))
+    };
+    let recurrence = Recurrence::new(None).unwrap();
+    let (mut scratch, pool) = (Arena::new(), Pool::new(1).unwrap());
+    let mut gradients = [(); 5].map(|()| vec![0.0; heads * tokens * dim]);
+    let (mut of_beta, mut state) = (vec![0.0; heads * tokens], vec![0.0; heads * dim * dim]);
+    let mut call = || {
+        let [out, q, k, v, log_decay] = &mut gradients;
+        let into = |numbers| TensorMut::contiguous(numbers, each).unwrap();
+        let states = [1, heads, dim, dim];
+        let after = TensorMut::contiguous(&mut state, states).unwrap();
+        recurrence.run(&inputs, RecurrentOutputs { out: into(out), state: after }, &mut scratch, &pool).unwrap();
+        let state = TensorMut::contiguous(&mut state, states).unwrap();
+        let beta = TensorMut::contiguous(&mut of_beta, [1, heads, tokens, 1]).unwrap();
+        let gradients =
+            RecurrentGradients { q: into(q), k: into(k), v: into(v), log_decay: into(log_decay), beta, state };
+        recurrence.backward(&inputs, view(&x), None, gradients, &mut scratch, &pool).unwrap();
+    };
+    call();
+    COUNTED.set(true);
+    let made = allocations(call);
+    COUNTED.set(false);
+    assert_eq!(made, 0);
+}
+
 #[test]
 fn calls_allocate_nothing() {
     let pool = Pool::new(2).expect("threads");

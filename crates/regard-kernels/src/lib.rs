@@ -7,9 +7,11 @@
 mod activation;
 mod adjust;
 mod backward;
+mod dense;
 mod dropout;
 mod embedding;
 mod error;
+mod features;
 mod int8;
 mod kept;
 mod linear;
@@ -22,6 +24,7 @@ pub mod peak;
 mod product;
 mod rotary;
 mod scale;
+mod scaling;
 mod small;
 mod tile;
 pub mod trial;
@@ -31,6 +34,7 @@ use regard_simd::Isa;
 pub use activation::Activation;
 pub use adjust::{Adjustment, Bias, KeyPlaces, RowAdjustment};
 pub use backward::{Dropout, GradientRows, KeyPanels, Pairs, Region, Transposable, Weighing};
+pub use dense::{Band, Before, Left};
 pub use dropout::{DropoutRow, KeyNumbers};
 pub use error::Error;
 pub use linear::{
@@ -41,6 +45,7 @@ pub use number::Number;
 pub use operand::{Bf16, F16, F32, Int8, Operand};
 pub use pack::Ending;
 pub use rotary::{Rotary, RotaryOrder, RotaryScaling};
+pub use scaling::Scaling;
 pub use small::SmallHead;
 pub use tile::{COLUMNS, RowState, ScoreTile, Stretch};
 

@@ -38,6 +38,7 @@ mod problem;
 #[cfg(feature = "random")]
 mod random;
 mod real;
+mod recurrence;
 mod scores;
 mod set;
 mod yardstick;
@@ -52,6 +53,7 @@ pub use pair::Pair;
 pub use problem::Problem;
 #[cfg(feature = "random")]
 pub use random::{problems, problems_of, sequences, sets};
+pub use recurrence::{Recurrence, RecurrenceGradients};
 pub use scores::Stage;
 pub use set::Set;
 pub use yardstick::{DOUBLE, Precision, largest, largest_error, within_twice_plain};

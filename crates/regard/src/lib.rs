@@ -15,6 +15,7 @@
 //!
 //! - [`attention`] and [`Plan`]: softmax attention over arrays; [`Cache`] and [`PagedCache`]: over keys
 //!   and values already seen.
+//! - [`LinearAttention`] and [`Favor`]: recurrences with a state instead of keys and values.
 //! - [`Mask`]: which pairs live, with `|`, `&` and `!`.
 //! - [`draw`]: masks and their layouts as SVG and PNG.
 //! - [`models`]: language models from GGUF files.
@@ -30,14 +31,19 @@ struct Readme;
 struct Guide;
 
 #[cfg(doctest)]
+#[doc = include_str!("../../../docs/linear.md")]
+struct Linear;
+
+#[cfg(doctest)]
 #[doc = include_str!("../../../docs/masks.md")]
 struct Masks;
 
 pub use regard_attention::{
-    Attention, Cache, CacheDtype, Cached, Chosen, Crossovers, Differentiable, Dropout, Element,
-    Error as AttentionError, GradientArrays, Gradients, Inputs, Offset, Options, Outputs, PAGE, PagePool, PagedCache,
-    Plan, Real, Regime, Segment, Sequence, Sequences, Shape, SharedPrefix, Stage, State, Terms, Upstream, attention,
-    attention_with, merge,
+    Attention, Cache, CacheDtype, Cached, Chosen, Crossovers, Differentiable, Direction, Dropout, Element,
+    Error as AttentionError, Favor, FavorFeatures, FavorInputs, FavorOutputs, GradientArrays, Gradients, Inputs,
+    LinearAttention, LinearGradientArrays, Offset, Options, Outputs, PAGE, PagePool, PagedCache, Plan, Real,
+    Recurrence, RecurrentGradients, RecurrentInputs, RecurrentOutputs, Regime, Segment, Sequence, Sequences, Shape,
+    SharedPrefix, Stage, State, Terms, Upstream, attention, attention_with, merge,
 };
 pub use regard_draw as draw;
 pub use regard_kernels as kernels;

@@ -2,6 +2,7 @@
 
 mod activation;
 mod backward;
+mod dense;
 mod determinism;
 mod errors;
 mod exact;
