@@ -239,15 +239,14 @@ unsafe fn tile<S: Simd, const R: usize, const W: usize>(
 ) {
     // SAFETY: the caller's.
     unsafe {
-        let mut sums: Accumulators<S, R, W> = [[s.splat(0.0); W]; R];
-        if !matches!(before, Before::Replaced) {
+        let mut sums: Accumulators<S, R, W> = match before {
+            Before::Replaced => [[s.splat(0.0); W]; R],
+            _ => load(s, c, stride),
+        };
+        if let Before::Times(factors) = before {
             for (r, sums) in sums.iter_mut().enumerate() {
-                for (w, sum) in sums.iter_mut().enumerate() {
-                    *sum = s.load(c.add(r * stride + w * S::LANES));
-                    if let Before::Times(factors) = before {
-                        *sum = s.mul(s.splat(*factors.get_unchecked(row + r)), *sum);
-                    }
-                }
+                let factor = s.splat(*factors.get_unchecked(row + r));
+                sums.iter_mut().for_each(|sum| *sum = s.mul(factor, *sum));
             }
         }
         if band == Band::StepsFrom {
@@ -339,15 +338,8 @@ impl<const TRANSPOSED: bool> Kernel for Solve<'_, TRANSPOSED> {
                     let within = t.add(first * t_stride + first);
                     let c = x.add(first * stride + column);
                     let vectors = (columns - column) / S::LANES;
-                    column += S::LANES
-                        * match TRANSPOSED {
-                            true => {
-                                for_tile!(S, count, vectors, substitute_up(s, product, within, t_stride, c, stride))
-                            }
-                            false => {
-                                for_tile!(S, count, vectors, substitute_down(s, product, within, t_stride, c, stride))
-                            }
-                        };
+                    let unknown = (within, t_stride, TRANSPOSED);
+                    column += S::LANES * for_tile!(S, count, vectors, substitute(s, product, unknown, c, stride));
                 }
             }
             done += count;
@@ -355,26 +347,29 @@ impl<const TRANSPOSED: bool> Kernel for Solve<'_, TRANSPOSED> {
     }
 }
 
-/// `x += T·known`, then each row of the tile takes those before it.
+/// `x += T·known`, then each row of the tile takes those before it; or, `transposed`, `x += Tᵀ·known`, and each takes those
+/// behind it.
 ///
 /// # Safety
 /// As [`tile`]; `within` is the tile's own triangle, rows `t_stride` apart.
 #[inline(always)]
-unsafe fn substitute_down<S: Simd, const R: usize, const W: usize>(
+unsafe fn substitute<S: Simd, const R: usize, const W: usize>(
     s: S,
-    product: Product,
-    within: *const f32,
-    t_stride: usize,
+    Product { steps, a, strides, b, b_step }: Product,
+    (within, t_stride, transposed): (*const f32, usize, bool),
     c: *mut f32,
     stride: usize,
 ) {
+    let turned = |r: usize| if transposed { R - 1 - r } else { r };
     // SAFETY: the caller's.
     unsafe {
-        let mut x = right_side::<S, R, W>(s, product, c, stride);
-        for r in 1..R {
-            for before in 0..r {
-                let factor = s.splat(*within.add(r * t_stride + before));
-                let known = x[before];
+        let sums = load::<S, R, W>(s, c, stride);
+        let mut x = multiply_add::<S, F32, R, W>(s, steps, a, strides, b, b_step, sums);
+        for done in 1..R {
+            let r = turned(done);
+            for known in (0..done).map(turned) {
+                let at = if transposed { known * t_stride + r } else { r * t_stride + known };
+                let (factor, known) = (s.splat(*within.add(at)), x[known]);
                 x[r].iter_mut().zip(known).for_each(|(x, known)| *x = s.fma(factor, known, *x));
             }
         }
@@ -382,53 +377,16 @@ unsafe fn substitute_down<S: Simd, const R: usize, const W: usize>(
     }
 }
 
-/// `x += Tᵀ·known`, then each row of the tile takes those behind it.
-///
 /// # Safety
-/// As [`substitute_down`].
+/// `R` rows of `W` vectors at `c` are readable.
 #[inline(always)]
-unsafe fn substitute_up<S: Simd, const R: usize, const W: usize>(
-    s: S,
-    product: Product,
-    within: *const f32,
-    t_stride: usize,
-    c: *mut f32,
-    stride: usize,
-) {
-    // SAFETY: the caller's.
-    unsafe {
-        let mut x = right_side::<S, R, W>(s, product, c, stride);
-        for r in (0..R.saturating_sub(1)).rev() {
-            for behind in r + 1..R {
-                let factor = s.splat(*within.add(behind * t_stride + r));
-                let known = x[behind];
-                x[r].iter_mut().zip(known).for_each(|(x, known)| *x = s.fma(factor, known, *x));
-            }
+unsafe fn load<S: Simd, const R: usize, const W: usize>(s: S, c: *const f32, stride: usize) -> Accumulators<S, R, W> {
+    let mut sums: Accumulators<S, R, W> = [[s.splat(0.0); W]; R];
+    for (r, sums) in sums.iter_mut().enumerate() {
+        for (w, sum) in sums.iter_mut().enumerate() {
+            // SAFETY: the caller's.
+            *sum = unsafe { s.load(c.add(r * stride + w * S::LANES)) };
         }
-        store(s, &x, c, stride);
     }
-}
-
-/// What stands in the tile, with the product added.
-///
-/// # Safety
-/// As [`tile`].
-#[inline(always)]
-unsafe fn right_side<S: Simd, const R: usize, const W: usize>(
-    s: S,
-    product: Product,
-    c: *const f32,
-    stride: usize,
-) -> Accumulators<S, R, W> {
-    // SAFETY: the caller's.
-    unsafe {
-        let mut sums: Accumulators<S, R, W> = [[s.splat(0.0); W]; R];
-        for (r, sums) in sums.iter_mut().enumerate() {
-            for (w, sum) in sums.iter_mut().enumerate() {
-                *sum = s.load(c.add(r * stride + w * S::LANES));
-            }
-        }
-        let Product { steps, a, strides, b, b_step } = product;
-        multiply_add::<S, F32, R, W>(s, steps, a, strides, b, b_step, sums)
-    }
+    sums
 }

@@ -1,4 +1,4 @@
-//! Positive features: exponentials of rows, each row's from a place of its own.
+//! Exponentials: of numbers, and of rows, each row's from a place of its own, such as its largest number.
 
 use regard_memory::{Rows, RowsMut};
 use regard_simd::{Kernel, Simd, math};
@@ -14,6 +14,13 @@ impl Kernels {
         Error::check_length("maxima of rows", maxima.len(), x.rows())?;
         self.isa().run(RowMaxima { x, maxima });
         Ok(())
+    }
+
+    /// `eˣ` of each number, in place.
+    pub fn exp(self, numbers: &mut [f32]) {
+        let live = numbers.len();
+        let x = RowsMut::contiguous(numbers, 1, live).expect("a slice is a row");
+        self.isa().run(ExpRows { x, live, shifts: &[0.0], factor: 1.0 });
     }
 
     /// `x ← factor·e^(x − shiftᵣ)` in the first `live` columns of each row `r`, and 0 in the others.

@@ -23,8 +23,8 @@ mod pack;
 pub mod peak;
 mod product;
 mod rotary;
+mod rows;
 mod scale;
-mod scaling;
 mod small;
 mod tile;
 pub mod trial;
@@ -45,7 +45,7 @@ pub use number::Number;
 pub use operand::{Bf16, F16, F32, Int8, Operand};
 pub use pack::Ending;
 pub use rotary::{Rotary, RotaryOrder, RotaryScaling};
-pub use scaling::Scaling;
+pub use rows::Scaling;
 pub use small::SmallHead;
 pub use tile::{COLUMNS, RowState, ScoreTile, Stretch};
 

@@ -6,6 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use proptest::prelude::*;
+use regard_kernels::RotaryScaling;
 use regard_models::chat::{Message, Turn};
 use regard_models::description::{Description, Mixer};
 use regard_models::{CacheDtype, Encoder, Folder, LoadOptions, Model, Precision};
@@ -229,6 +230,16 @@ fn settings_that_are_left_out_are_the_familys() {
     assert_eq!(attention(&gemma, 1).scale, Some(1.0 / 16.0));
     assert_eq!((attention(&gemma, 0).rotary.theta, attention(&gemma, 1).rotary.theta), (1e4, 1e6));
     assert_eq!(attention(&gemma, 0).dim_k, 256);
+    // As the first files of Gemma 3 have it: the scaling is that of the layers that see all keys.
+    let scaled = Copy::of("gemma3")
+        .set("rope_parameters", Value::Null)
+        .set("rope_scaling", json!({"rope_type": "linear", "factor": 8.0}))
+        .set("rope_theta", json!(5e5))
+        .set("rope_local_base_freq", json!(2e4));
+    let gemma = Description::from_folder(&Folder::open(scaled.path()).unwrap()).unwrap();
+    let [windowed, whole] = [0, 1].map(|layer| attention(&gemma, layer).rotary);
+    assert_eq!((windowed.theta, windowed.scaling), (2e4, RotaryScaling::None));
+    assert_eq!((whole.theta, whole.scaling), (5e5, RotaryScaling::Linear(8.0)));
     let mistral = without("mistral", &["sliding_window"]).unwrap();
     assert_eq!(attention(&mistral, 0).window, Some(4096));
     // Qwen's windows are off unless they are switched on, and then begin behind 28 layers.

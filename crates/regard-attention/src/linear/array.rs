@@ -18,7 +18,7 @@ use crate::{Element, Error};
 /// let q = Array4::from_shape_fn((1, 4, 100, 16), element);
 /// let k = Array4::from_shape_fn((1, 2, 100, 16), element);
 /// let v = Array4::from_shape_fn((1, 2, 100, 24), element);
-/// // A tenth is forgotten at each token; the first half of the tokens, then the second.
+/// // A tenth of the state is forgotten at each token.
 /// let log_decay = Array4::from_elem((1, 2, 100, 1), 0.9_f32.ln());
 /// let call = LinearAttention::new(q.view(), k.view(), v.view()).log_decay(log_decay.view());
 /// let (out, state) = call.run()?;

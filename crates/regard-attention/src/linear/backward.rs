@@ -46,7 +46,7 @@ impl<'a> Back<'a> {
         let Sizes { dim_k, dim_v, width_k, width_v } = shape.sizes;
         let state = dim_k.saturating_mul(width_v);
         let panels = width_k.div_ceil(PANEL).saturating_mul(PANEL);
-        Scratch::need(shape)
+        Scratch::need(shape.sizes, shape.decays)
             .and(Need::of::<f32>(shape.chunks().saturating_mul(state)))
             .and(Sheet::need(dim_k, width_v))
             .and(Sheet::need(CHUNK, width_v).times(3))

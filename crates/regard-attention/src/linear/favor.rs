@@ -13,6 +13,8 @@ use regard_memory::{Arena, Frame, Need, Rows, RowsMut, Tensor, TensorMut, chunks
 use regard_simd::Isa;
 use regard_threads::Pool;
 
+use super::forward::Scratch;
+use super::gate::Decays;
 use super::{Direction, Recurrence, RecurrentInputs, RecurrentOutputs};
 use crate::task::Failure;
 use crate::{Element, Error};
@@ -142,6 +144,13 @@ struct Sizes {
     width: usize,
 }
 
+impl Sizes {
+    /// Those of the recurrence, whose keys are features.
+    fn recurrent(&self) -> super::Sizes {
+        super::Sizes::new(self.width, self.dim_v.saturating_add(1))
+    }
+}
+
 /// Features and values of a call as the recurrence takes them.
 struct Lifted<'a> {
     /// `[batch, heads, tokens, width]`.
@@ -229,29 +238,24 @@ impl<'f> Favor<'f> {
         Ok(Sizes { batch, heads, kv_heads, tokens: keys, dim_k, dim_v, count, width })
     }
 
+    /// What the recurrence forgets: of causal attention what a larger exponent asks for.
+    fn decays(&self) -> Decays {
+        if self.direction == Direction::Causal { Decays::Head } else { Decays::Never }
+    }
+
     /// The square root of the scale, by which queries and keys are multiplied.
     fn root(&self, dim_k: usize) -> f32 {
         self.scale.unwrap_or(1.0 / (dim_k.max(1) as f64).sqrt()).sqrt() as f32
     }
 
-    /// `√scale·ω` down its columns, `[dim][width]`, and along its rows, `[count][dim in whole vectors]`.
-    fn directions(&self, sizes: &Sizes, down: &mut [f32], along: &mut [f32]) {
+    /// `√scale·ω` down its columns, `[dim][width]`.
+    fn directions(&self, sizes: &Sizes, down: &mut [f32]) {
         let Sizes { dim_k, width, .. } = *sizes;
         let root = self.root(dim_k);
-        let stride = dim_k.next_multiple_of(COLUMNS);
         down.fill(0.0);
-        along.fill(0.0);
         for (feature, row) in self.features.rows.chunks_exact(dim_k).enumerate() {
-            for (c, &x) in row.iter().enumerate() {
-                down[c * width + feature] = root * x;
-                along[feature * stride + c] = root * x;
-            }
+            row.iter().enumerate().for_each(|(c, &x)| down[c * width + feature] = root * x);
         }
-    }
-
-    fn directions_need(sizes: &Sizes) -> Need {
-        let along = sizes.count.saturating_mul(sizes.dim_k.checked_next_multiple_of(COLUMNS).unwrap_or(usize::MAX));
-        Need::of::<f32>(sizes.dim_k.saturating_mul(sizes.width)).and(Need::of::<f32>(along))
     }
 
     /// The features of all queries, keys, and the values with ones: what the recurrence takes.
@@ -343,13 +347,13 @@ impl<'f> Favor<'f> {
 
     /// The state before the first token as the recurrence takes it, and what the exponents of Both directions make of it.
     fn begin<T>(&self, inputs: &FavorInputs<'_, T>, sizes: &Sizes, lifted: &mut Lifted<'_>) {
-        let Sizes { kv_heads, dim_v, count, width, .. } = *sizes;
+        let Sizes { kv_heads, tokens, dim_v, count, width, .. } = *sizes;
         let Some((sums, largest)) = inputs.state else { return };
         for (index, before) in lifted.before.chunks_exact_mut(width * (dim_v + 1)).enumerate() {
             let (batch, head) = (index / kv_heads, index % kv_heads);
             let fall = match self.direction {
-                Direction::Both => (largest.rows(batch, head).row(0)[0] - lifted.largest[index]).exp(),
-                Direction::Causal => 1.0,
+                Direction::Both if tokens > 0 => (largest.rows(batch, head).row(0)[0] - lifted.largest[index]).exp(),
+                _ => 1.0,
             };
             before.fill(0.0);
             for (to, from) in before.chunks_exact_mut(dim_v + 1).zip(sums.rows(batch, head).iter()).take(count) {
@@ -370,7 +374,6 @@ impl<'f> Favor<'f> {
         inputs: &FavorInputs<'_, T>,
         outputs: FavorOutputs<'_, T>,
         scratch: &mut Arena,
-        inner: &mut Arena,
         pool: &Pool,
     ) -> Result<(), Error> {
         let sizes = self.sizes(inputs)?;
@@ -379,9 +382,11 @@ impl<'f> Favor<'f> {
         crate::shape::expect("results", out.shape(), [batch, heads, tokens, dim_v])?;
         crate::shape::expect("state after", sums.shape(), [batch, kv_heads, count, dim_v + 1])?;
         crate::shape::expect("state's exponents after", largest.shape(), [batch, kv_heads, 1, 1])?;
-        let rows = Favor::rows_need(&sizes).times(pool.threads());
-        let mut frame = scratch.frame(Favor::directions_need(&sizes).and(Lifted::need(&sizes)).and(rows))?;
-        let lifted = self.forward(inputs, &sizes, &mut frame, inner, pool)?;
+        let directions = Need::of::<f32>(sizes.dim_k.saturating_mul(width));
+        // Features are made before the recurrence begins.
+        let work = Favor::rows_need(&sizes).or(Scratch::need(sizes.recurrent(), self.decays())).times(pool.threads());
+        let mut frame = scratch.frame(directions.and(Lifted::need(&sizes)).and(work))?;
+        let lifted = self.forward(inputs, &sizes, &mut frame, pool)?;
         for (index, after) in lifted.after.chunks_exact(width * (dim_v + 1)).enumerate() {
             let (batch, head) = (index / kv_heads, index % kv_heads);
             let mut to = sums.rows_mut(batch, head);
@@ -407,26 +412,23 @@ impl<'f> Favor<'f> {
         inputs: &FavorInputs<'_, T>,
         sizes: &Sizes,
         frame: &mut Frame<'a>,
-        inner: &mut Arena,
         pool: &Pool,
     ) -> Result<Lifted<'a>, Error> {
-        let Sizes { batch, heads, kv_heads, tokens, dim_k, dim_v, count, width } = *sizes;
+        let Sizes { batch, heads, kv_heads, tokens, dim_k, dim_v, width, .. } = *sizes;
         let down = frame.take::<f32>(dim_k * width);
-        let along = frame.take::<f32>(count * dim_k.next_multiple_of(COLUMNS));
-        self.directions(sizes, down, along);
+        self.directions(sizes, down);
         let mut lifted = Lifted::take(frame, sizes);
-        self.lift(inputs, sizes, down, &mut lifted, frame, pool)?;
+        self.lift(inputs, sizes, down, &mut lifted, &mut frame.scope(), pool)?;
         self.begin(inputs, sizes, &mut lifted);
         let Lifted { q, k, v, log_decay, out, before, after, .. } = &mut lifted;
-        let causal = self.direction == Direction::Causal;
         let states = [batch, kv_heads, width, dim_v + 1];
         let of = RecurrentInputs {
             q: Tensor::contiguous(q, [batch, heads, tokens, width])?,
             k: Tensor::contiguous(k, [batch, kv_heads, tokens, width])?,
             v: Tensor::contiguous(v, [batch, kv_heads, tokens, dim_v + 1])?,
-            log_decay: match causal {
-                true => Some(Tensor::contiguous(log_decay, [batch, kv_heads, tokens, 1])?),
-                false => None,
+            log_decay: match self.decays() {
+                Decays::Never => None,
+                _ => Some(Tensor::contiguous(log_decay, [batch, kv_heads, tokens, 1])?),
             },
             beta: None,
             state: inputs.state.map(|_| Tensor::contiguous(before, states)).transpose()?,
@@ -435,7 +437,7 @@ impl<'f> Favor<'f> {
             out: TensorMut::contiguous(out, [batch, heads, tokens, dim_v + 1])?,
             state: TensorMut::contiguous(after, states)?,
         };
-        self.recurrence.with_direction(self.direction).run(&of, outputs, inner, pool)?;
+        self.recurrence.with_direction(self.direction).run_within(&of, outputs, &mut frame.scope(), pool)?;
         Ok(lifted)
     }
 }

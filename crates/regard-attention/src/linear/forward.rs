@@ -29,11 +29,11 @@ pub(super) struct Scratch<'a> {
 }
 
 impl<'a> Scratch<'a> {
-    pub(super) fn need(shape: &Shape) -> Need {
-        let Sizes { dim_k, width_k, width_v, .. } = shape.sizes;
+    pub(super) fn need(sizes: Sizes, decays: Decays) -> Need {
+        let Sizes { dim_k, width_k, width_v, .. } = sizes;
         let (keys, values, pairs) =
             (Sheet::need(CHUNK, width_k), Sheet::need(CHUNK, width_v), Sheet::need(CHUNK, PANEL));
-        let gate = Gate::need(shape.sizes, shape.decays);
+        let gate = Gate::need(sizes, decays);
         gate.and(keys.times(4)).and(values.times(2)).and(pairs.times(2)).and(Sheet::need(dim_k, width_v))
     }
 
@@ -103,14 +103,26 @@ impl Recurrence {
         pool: &Pool,
     ) -> Result<(), Error> {
         let shape = Shape::of(inputs, self.direction)?;
+        let mut frame = scratch.frame(Scratch::need(shape.sizes, shape.decays).times(pool.threads()))?;
+        self.run_within(inputs, outputs, &mut frame, pool)
+    }
+
+    /// The same in scratch that is there: [`Scratch::need`] for each thread.
+    pub(super) fn run_within<T: Element>(
+        &self,
+        inputs: &RecurrentInputs<'_, T>,
+        outputs: RecurrentOutputs<'_, T>,
+        frame: &mut Frame<'_>,
+        pool: &Pool,
+    ) -> Result<(), Error> {
+        let shape = Shape::of(inputs, self.direction)?;
         let Sizes { dim_k, dim_v, .. } = shape.sizes;
         crate::shape::expect("results", outputs.out.shape(), [shape.batch, shape.results, shape.tokens, dim_v])?;
         crate::shape::expect("state after", outputs.state.shape(), [shape.batch, shape.states, dim_k, dim_v])?;
         if shape.batch == 0 {
             return Ok(());
         }
-        let need = Scratch::need(&shape);
-        let mut frame = scratch.frame(need.times(pool.threads()))?;
+        let need = Scratch::need(shape.sizes, shape.decays);
         let failure = Failure::default();
         let states = outputs.state.block_parts(1, dim_k);
         // Without tokens there are no results, and the states are those before.

@@ -142,6 +142,14 @@ struct Sizes {
     width_v: usize,
 }
 
+impl Sizes {
+    fn new(dim_k: usize, dim_v: usize) -> Sizes {
+        // What no memory holds saturates, and is refused where memory is asked for.
+        let width = |dim: usize| dim.checked_next_multiple_of(COLUMNS).unwrap_or(usize::MAX);
+        Sizes { dim_k, dim_v, width_k: width(dim_k), width_v: width(dim_v) }
+    }
+}
+
 /// The sizes of a call, and who reads what.
 #[derive(Clone, Copy, Debug)]
 struct Shape {
@@ -213,9 +221,7 @@ impl Shape {
         if direction == Direction::Both && (log_decay.is_some() || beta.is_some()) {
             return Err(Error::Causal);
         }
-        // What no memory holds saturates, and is refused where memory is asked for.
-        let width = |dim: usize| dim.checked_next_multiple_of(COLUMNS).unwrap_or(usize::MAX);
-        let sizes = Sizes { dim_k, dim_v, width_k: width(dim_k), width_v: width(dim_v) };
+        let sizes = Sizes::new(dim_k, dim_v);
         let (q, k, v) = (q_heads, k_heads, v_heads);
 
         Ok(Shape { batch, tokens, sizes, q, k, v, decay, beta: betas, states, results, decays })

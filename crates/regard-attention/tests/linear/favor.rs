@@ -2,11 +2,11 @@
 
 use proptest::prelude::*;
 use regard_attention::{Direction, Favor, FavorFeatures, FavorInputs, FavorOutputs};
-use regard_memory::{Arena, Tensor, TensorMut};
+use regard_memory::{Tensor, TensorMut};
 use regard_oracle::{numbers, widen};
 use regard_simd::Isa;
 
-use crate::support::{pool, tries};
+use crate::support::{pool, soiled, tries};
 
 /// A call of one batch entry, its numbers in the order of tensors.
 #[derive(Clone, Debug)]
@@ -55,7 +55,7 @@ impl Call {
         };
         let favor = Favor::new(features, Some(isa)).unwrap().with_scale(self.scale).unwrap();
         let favor = favor.with_direction(self.direction);
-        favor.run(&inputs, outputs, &mut Arena::new(), &mut Arena::new(), pool()).unwrap();
+        favor.run(&inputs, outputs, &mut soiled(), pool()).unwrap();
         (out, (after, largest))
     }
 
@@ -201,6 +201,20 @@ fn the_error_falls_with_the_root_of_the_features() {
     let [few, more, most] = [32, 128, 512].map(error);
     for ratio in [few / more, more / most] {
         assert!((1.5..2.7).contains(&ratio), "errors {few}, {more}, {most}");
+    }
+}
+
+/// No token leaves the state as it was; in both directions a state is seen by all.
+#[test]
+fn a_state_outlasts_a_call_without_tokens() {
+    let features = FavorFeatures::new(8, 24, 3).unwrap();
+    for direction in [Direction::Causal, Direction::Both] {
+        let call = |tokens: usize| Call::draw([2, 2, tokens, 8, 5], 0.4, direction, 4);
+        for isa in Isa::available() {
+            let (_, state) = call(70).run(&features, isa, None);
+            let (out, same) = call(0).run(&features, isa, Some(&state));
+            assert!(out.is_empty() && same == state, "{isa}");
+        }
     }
 }
 

@@ -198,7 +198,7 @@ impl Asked<'_> {
 }
 
 /// Scratch full of NaN, to betray whoever reads what was not written.
-fn soiled() -> Arena {
+pub(crate) fn soiled() -> Arena {
     let words = 1 << 18;
     let mut arena = Arena::new();
     arena.frame(regard_memory::Need::of::<f32>(words)).unwrap().take::<f32>(words).fill(f32::NAN);

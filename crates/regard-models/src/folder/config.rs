@@ -240,7 +240,8 @@ impl Config {
         let Some(settings) = settings else { return Ok(None) };
         const KINDS: [&str; 2] = ["full_attention", "sliding_attention"];
         if !KINDS.iter().any(|kind| settings.contains_key(*kind)) {
-            return Ok(Some(settings));
+            // One object is that of the layers that see all keys: beside them those with a window have a base of their own.
+            return Ok((kind == KINDS[0]).then_some(settings));
         }
         match settings.get(kind) {
             None | Some(Value::Null) => Ok(None),

@@ -1,9 +1,9 @@
-//! What a recurrence does to rows beside its products: it scales them, adds them up, and takes their dot products.
+//! What is done to the rows of a matrix: they are scaled, added to others, and multiplied with them.
 
 use regard_memory::{Rows, RowsMut};
-use regard_simd::{Kernel, Simd, math};
+use regard_simd::{Kernel, Simd};
 
-use crate::{COLUMNS, Error, Kernels, Number};
+use crate::{Error, Kernels, Number};
 
 /// What a matrix is multiplied by, number by number.
 #[derive(Clone, Copy, Debug)]
@@ -53,7 +53,7 @@ impl Kernels {
         Error::check_length("rows of a scaled matrix", to.rows(), from.rows())?;
         Error::check_length("columns of a scaled matrix", to.cols(), from.cols())?;
         scaling.check(from.rows(), from.cols())?;
-        self.isa().run(ScaleRows { from, scaling, to });
+        self.isa().run(ScaleRows::<T, false> { from, scaling, to });
         Ok(())
     }
 
@@ -65,13 +65,9 @@ impl Kernels {
         Error::check_length("rows of what is added", from.rows(), to.rows())?;
         Error::check_length("columns of what is added", from.cols(), to.cols())?;
         scaling.check(to.rows(), to.cols())?;
-        self.isa().run(AddScaledRows { from, scaling, to });
+        let from = from.block(0..to.rows(), 0..to.cols());
+        self.isa().run(ScaleRows::<f32, true> { from, scaling, to });
         Ok(())
-    }
-
-    /// `eˣ` of each number, in place.
-    pub fn exp(self, numbers: &mut [f32]) {
-        self.isa().run(Exp(numbers));
     }
 
     /// `sumsᵣ += Σ x·y` over the columns of each row `r`.
@@ -87,13 +83,14 @@ impl Kernels {
     }
 }
 
-struct ScaleRows<'a, T> {
+/// Scaled rows, which are added to what stands there or take its place; then what is beyond them becomes 0.
+struct ScaleRows<'a, T, const ADD: bool> {
     from: Rows<'a, T>,
     scaling: Scaling<'a>,
     to: RowsMut<'a, f32>,
 }
 
-impl<T: Number> Kernel for ScaleRows<'_, T> {
+impl<T: Number, const ADD: bool> Kernel for ScaleRows<'_, T, ADD> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
@@ -104,43 +101,26 @@ impl<T: Number> Kernel for ScaleRows<'_, T> {
             let (row, out) = (from.row(r), to.row_mut(r));
             let (factors, one) = scaling.of(r);
             for at in (0..whole).step_by(S::LANES) {
-                // SAFETY: `at + LANES ≤ columns`, which all rows have (`Kernels::scale_rows`).
+                // SAFETY: `at + LANES ≤ columns`, which all rows have (`Kernels::scale_rows`, `Kernels::add_scaled_rows`).
                 unsafe {
                     let factor = match factors {
                         Some(factors) => s.load(factors.as_ptr().add(at)),
                         None => s.splat(one),
                     };
-                    s.store(out.as_mut_ptr().add(at), s.mul(factor, T::load(s, row.as_ptr().add(at))));
+                    let (x, p) = (T::load(s, row.as_ptr().add(at)), out.as_mut_ptr().add(at));
+                    s.store(p, if ADD { s.fma(factor, x, s.load(p)) } else { s.mul(factor, x) });
                 }
             }
             for c in whole..columns {
-                out[c] = row[c].to_f32() * factors.map_or(one, |factors| factors[c]);
+                let x = row[c].to_f32() * factors.map_or(one, |factors| factors[c]);
+                out[c] = if ADD { out[c] + x } else { x };
             }
+            // Nothing, where rows are added.
             out[columns..].fill(0.0);
         }
         for r in from.rows()..to.rows() {
             to.row_mut(r).fill(0.0);
         }
-    }
-}
-
-struct Exp<'a>(&'a mut [f32]);
-
-impl Kernel for Exp<'_> {
-    type Output = ();
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        let mut chunks = self.0.chunks_exact_mut(S::LANES);
-        for chunk in &mut chunks {
-            // SAFETY: every chunk holds LANES floats.
-            unsafe { s.store(chunk.as_mut_ptr(), math::exp(s, s.load(chunk.as_ptr()))) };
-        }
-        let rest = chunks.into_remainder();
-        let mut tail = [0.0; COLUMNS];
-        tail[..rest.len()].copy_from_slice(rest);
-        // SAFETY: a vector is of 16 numbers at most.
-        unsafe { s.store(tail.as_mut_ptr(), math::exp(s, s.load(tail.as_ptr()))) };
-        rest.copy_from_slice(&tail[..rest.len()]);
     }
 }
 
@@ -165,40 +145,6 @@ impl Kernel for AddDots<'_> {
             }
             let tail: f32 = x[whole..].iter().zip(&y[whole..]).map(|(x, y)| x * y).sum();
             *sum += s.reduce_add(dots) + tail;
-        }
-    }
-}
-
-struct AddScaledRows<'a> {
-    from: Rows<'a, f32>,
-    scaling: Scaling<'a>,
-    to: RowsMut<'a, f32>,
-}
-
-impl Kernel for AddScaledRows<'_> {
-    type Output = ();
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        let AddScaledRows { from, scaling, mut to } = self;
-        let columns = to.cols();
-        let whole = columns / S::LANES * S::LANES;
-        for r in 0..to.rows() {
-            let (row, to) = (from.row(r), to.row_mut(r));
-            let (factors, one) = scaling.of(r);
-            for at in (0..whole).step_by(S::LANES) {
-                // SAFETY: `at + LANES ≤ columns`, which all rows have (`Kernels::add_scaled_rows`).
-                unsafe {
-                    let factor = match factors {
-                        Some(factors) => s.load(factors.as_ptr().add(at)),
-                        None => s.splat(one),
-                    };
-                    let p = to.as_mut_ptr().add(at);
-                    s.store(p, s.fma(factor, s.load(row.as_ptr().add(at)), s.load(p)));
-                }
-            }
-            for c in whole..columns {
-                to[c] += row[c] * factors.map_or(one, |factors| factors[c]);
-            }
         }
     }
 }
