@@ -57,9 +57,6 @@ const ROWS_AT_ONCE: usize = 8;
 const QUERIES: usize = 0;
 const KEYS: usize = 1;
 const VALUES: usize = 2;
-/// The members of [`BlockWeights::gate_up`].
-const GATE: usize = 0;
-const UP: usize = 1;
 
 /// Rows of a step that are tokens of one sequence, as a block's attention sees it.
 pub(crate) struct Sequence<'a> {
@@ -94,9 +91,8 @@ impl Decoder {
         let mixer = Need::of::<f32>(rows * weights.qkv.columns())
             .and(Need::of::<f32>(rows * attention.heads * attention.dim_v))
             .and(weights.qkv.need(rows).or(weights.out.need(rows)));
-        let feed_forward = Need::of::<f32>(rows * weights.gate_up.columns())
-            .and(Need::of::<f32>(rows * block.feed_forward.hidden))
-            .and(weights.gate_up.need(rows).or(weights.down.need(rows)));
+        let feed_forward = Need::of::<f32>(rows * block.feed_forward.hidden)
+            .and(weights.gate_up.gated_need(rows, self.pool.threads()).or(weights.down.need(rows)));
         // What a half gives, and what its norm makes of it.
         let joined = if block.post_norm.is_some() { normed.and(normed) } else { Need::default() };
         normed.and(mixer.or(feed_forward)).and(joined)
@@ -163,19 +159,13 @@ impl Decoder {
     pub(crate) fn feed_forward(&self, index: usize, stream: RowsMut<'_, f32>, frame: &mut Frame<'_>) -> Result<()> {
         let (block, weights) = (&self.description.blocks[index], &self.blocks[index]);
         let FeedForward { hidden, activation } = block.feed_forward;
-        let (rows, stride) = (stream.rows(), weights.gate_up.columns());
-        let gate_up = frame.take::<f32>(rows * stride);
+        let rows = stream.rows();
+        let gated = frame.take::<f32>(rows * hidden);
         {
             let normed = self.norm_rows(&block.norm, &weights.feed_forward_norm, stream.as_rows(), frame)?;
-            let out = RowsMut::contiguous(gate_up, rows, stride)?;
-            weights.gate_up.apply(self.kernels, &self.pool, normed, out, Epilogue::STORE, &mut frame.scope())?;
+            let out = RowsMut::contiguous(gated, rows, hidden)?;
+            weights.gate_up.apply_gated(self.kernels, &self.pool, activation, normed, out, &mut frame.scope())?;
         }
-        let gated = frame.take::<f32>(rows * hidden);
-        let (gate, up) = (weights.gate_up.start(GATE), weights.gate_up.start(UP));
-        self.for_rows(RowsMut::contiguous(gated, rows, hidden)?, |row, gated| {
-            let both = &gate_up[row * stride..][..stride];
-            self.kernels.gate(activation, &both[gate..gate + hidden], &both[up..up + hidden], gated)
-        })?;
         let gated = Rows::contiguous(gated, rows, hidden)?;
         let post_norm = block.post_norm.as_ref().zip(weights.feed_forward_post_norm.as_deref());
         self.join(&weights.down, gated, post_norm, stream, frame)

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use regard_kernels::{ActivationBlock, Activations, Epilogue, Kernels, PANEL, QuantizedRows, Weight};
+use regard_kernels::{Activation, ActivationBlock, Activations, Epilogue, Kernels, PANEL, QuantizedRows, Weight};
 use regard_memory::{Frame, Need, Rows, RowsMut, chunks_of};
 use regard_threads::Pool;
 
@@ -318,6 +318,71 @@ impl Projection {
             }
         }
         failure.into_result()
+    }
+
+    /// `out = activation(x·Gᵀ) ∘ (x·Uᵀ)` of two members with the same outputs, `G` and `U`: `x [rows, inputs]`, `out [rows,
+    /// outputs]`. What both give is multiplied while it is near.
+    pub(crate) fn apply_gated<'a>(
+        &self,
+        kernels: Kernels,
+        pool: &Pool,
+        activation: Activation,
+        x: impl Into<Input<'a>>,
+        out: RowsMut<'_, f32>,
+        frame: &mut Frame<'_>,
+    ) -> Result<()> {
+        let failure = Failure::default();
+        let frame = &mut frame.scope();
+        let x = &self.prepare(kernels, pool, x.into(), frame)?;
+        let (panels, threads) = (out.cols().div_ceil(PANEL), pool.threads());
+        let together = panels_together(panels, x.rows(), threads);
+        let frames = frame.split(threads, self.gated_results_need(x.rows(), together));
+        pool.run_in(frames, out.column_parts(together * PANEL), |frame, part, out| {
+            failure.note(self.product_gated(kernels, x, activation, part * together, out, frame));
+        });
+        failure.into_result()
+    }
+
+    /// The results of some panels of [`Projection::apply_gated`] from panel `first` on.
+    fn product_gated(
+        &self,
+        kernels: Kernels,
+        x: &Prepared<'_>,
+        activation: Activation,
+        first: usize,
+        mut out: RowsMut<'_, f32>,
+        frame: &mut Frame<'_>,
+    ) -> Result<()> {
+        let (columns, near) = (out.cols(), x.rows().min(NEAR));
+        let mut frame = frame.scope();
+        let mut both = [frame.take::<f32>(near * columns), frame.take::<f32>(near * columns)];
+        for from in (0..x.rows()).step_by(NEAR) {
+            let rows = from..x.rows().min(from + NEAR);
+            let near = x.block(rows.clone());
+            for (results, member) in both.iter_mut().zip(&self.members) {
+                let panels = member.first + first..member.first + first + columns.div_ceil(PANEL);
+                let results = RowsMut::contiguous(&mut results[..rows.len() * columns], rows.len(), columns)?;
+                self.product(kernels, &near, panels, results, Epilogue::STORE)?;
+            }
+            let [gate, up] = both.each_ref().map(|results| results.chunks_exact(columns));
+            for (row, (gate, up)) in rows.zip(gate.zip(up)) {
+                kernels.gate(activation, gate, up, out.row_mut(row))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A task's results before they are multiplied.
+    fn gated_results_need(&self, rows: usize, together: usize) -> Need {
+        let outputs = self.members.first().map_or(0, |member| member.weight.outputs());
+        Need::of::<f32>(rows.min(NEAR) * outputs.min(together * PANEL)).times(2)
+    }
+
+    /// The scratch of [`Projection::apply_gated`].
+    pub(crate) fn gated_need(&self, rows: usize, threads: usize) -> Need {
+        let panels = self.members.first().map_or(0, |member| member.weight.panels());
+        let results = self.gated_results_need(rows, panels_together(panels, rows, threads));
+        self.need(rows).and(results.times(threads))
     }
 
     /// [`Projection::product`], of which some rows after the others are handed on while they are near.
