@@ -7,8 +7,10 @@ mod chart;
 mod check;
 mod crossovers;
 mod encoder;
+mod favor;
 mod inputs;
 mod limit;
+mod linear;
 mod llama;
 mod measure;
 mod memory;
@@ -34,6 +36,7 @@ use regard_threads::{Pool, cores};
 use self::attention::Attention;
 use self::case::Case;
 use self::encoder::EncoderSubject;
+use self::linear::LinearSubject;
 use self::model::{DecoderSubject, Subject};
 use self::report::{Accuracy, Figures, Row};
 use self::setting::Setting;
@@ -61,6 +64,13 @@ pairs that are dense.
 With --memory each technique is one piece of work done in several ways, which take turns and give the same bits. A way \
 is faster or slower than the first where all of 15 rounds but one say so.
 
+With --linear the cases are the rules of linear attention over 16,384 tokens, 8 heads of 64 in f32, and some of them with \
+their gradients over 4,096 (-train); the peer is PyTorch in chunks of the size that is fastest there.
+
+With --favor each number of random features is held against exact causal attention, 8 heads of 64 in f32, from 512 to 8,192 \
+tokens: times in turn, and what the results are off by (root mean square, beside that of exact results) where scores have a \
+standard deviation of 0.25, 1 and 2. What differs from the formula in f64 by more than twice what it does in f32 is wrong.
+
 With --model the cases are those of a whole model with a cache in bf16 (llama.cpp's: f16): load (from files that the system has in \
 memory), prompt-N (N random tokens) and token-N (16 tokens one by one after N others), for N of 512, 1536 and 4096 where the \
 context holds them. The error is the largest difference of logits, a prompt taken at once against its end token by token, \
@@ -76,6 +86,8 @@ Examples:
   regard bench --isa avx2 --threads 1 --only dense-2048
   regard bench --crossovers --only scattered
   regard bench --memory --only pages prefetch
+  regard bench --linear --torch python3
+  regard bench --favor --only features-128
   regard bench --cases my-cases.json --json | jq .share
   regard bench --model smollm2-135m-instruct
   regard bench --model all-minilm-l6-v2 --torch python3
@@ -96,6 +108,12 @@ pub(crate) struct Arguments {
     /// Measure instead what each memory technique buys: the same work with it and without
     #[arg(long, conflicts_with_all = ["cases", "model", "torch", "chart", "crossovers"])]
     memory: bool,
+    /// Measure linear attention instead: its rules over long sequences
+    #[arg(long, conflicts_with_all = ["cases", "model", "crossovers", "memory"])]
+    linear: bool,
+    /// Measure instead how far off FAVOR+ is and how long it takes, beside exact attention
+    #[arg(long, conflicts_with_all = ["cases", "model", "torch", "chart", "crossovers", "memory", "linear"])]
+    favor: bool,
     /// Measure these cases only, or of the memory techniques or the crossovers these
     #[arg(long, value_name = "ID", num_args = 1..)]
     only: Vec<String>,
@@ -151,7 +169,16 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Error> {
         let setting = Setting::measure(&machine()?, isa, None);
         return memory_techniques(arguments, &setting, &pool()?);
     }
+    if arguments.favor {
+        let chosen = arguments.chosen(favor::ids())?;
+        let setting = Setting::measure(&machine()?, isa, None);
+        say!("{setting}");
+        return favor::measure(&chosen, &setting, &pool()?, (arguments.markdown, arguments.json));
+    }
     let results = match &arguments.model {
+        None if arguments.linear => {
+            arguments.whole(&LinearSubject::new(isa, threads, pool()?), &machine()?, isa, None)?
+        }
         None => {
             let cases = arguments.cases()?;
             let (pool, machine) = (pool()?, machine()?);
@@ -164,14 +191,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Error> {
         Some(model) => {
             let path = pull::resolve(model)?;
             let subject = arguments.subject(&path, isa, threads)?;
-            let chosen = arguments.chosen(subject.ids())?;
-            let machine = machine()?;
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let setting = Setting::measure(&machine, isa, Some(name));
-            let mut results = Results::new(arguments, setting, chosen.len());
-            let python = arguments.llama.as_deref().or(arguments.torch.as_deref());
-            subject.measure(&machine, &chosen, python, &mut results)?;
-            results
+            arguments.whole(&*subject, &machine()?, isa, Some(name))?
         }
     };
     results.finish(arguments)
@@ -258,6 +279,21 @@ impl Arguments {
         };
         let chosen = self.chosen(cases.iter().map(|case| case.id.clone()).collect())?;
         Ok(cases.into_iter().filter(|case| chosen.contains(&case.id)).collect())
+    }
+
+    /// Measures what is chosen of a subject, in turn with its peer if one is given.
+    fn whole(
+        &self,
+        subject: &dyn Subject,
+        machine: &Machine,
+        isa: Isa,
+        model: Option<String>,
+    ) -> Result<Results, Error> {
+        let chosen = self.chosen(subject.ids())?;
+        let mut results = Results::new(self, Setting::measure(machine, isa, model), chosen.len());
+        let python = self.llama.as_deref().or(self.torch.as_deref());
+        subject.measure(machine, &chosen, python, &mut results)?;
+        Ok(results)
     }
 
     /// The whole model at `path`: a folder is an encoder's, a file a decoder's.

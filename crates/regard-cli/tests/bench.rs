@@ -106,6 +106,17 @@ fn every_case_has_a_line_and_is_right() {
 }
 
 #[test]
+fn linear_attention_is_right_forward_and_backward() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_regard"));
+    let ran = command.args(["bench", "--linear", "--only", "gated-delta-4096-train", "--json"]).output().unwrap();
+    let [line] = &lines(&ran)[..] else { panic!("one case has one line") };
+    assert_eq!((&line["id"], &line["right"]), (&json!("gated-delta-4096-train"), &json!(true)));
+    let of: Vec<_> = line["errors"].as_object().unwrap().keys().collect();
+    assert_eq!(of, ["out", "dq", "dk", "dv", "dlog_decay", "dbeta"]);
+    assert_eq!((0, true), (line["allocations"].as_u64().unwrap(), line["scratch_bytes"].as_u64().unwrap() > 0));
+}
+
+#[test]
 fn instructions_can_be_forced_and_a_run_drawn() {
     let folder = TempDir::new().unwrap();
     let chart = folder.path().join("chart.svg");
@@ -137,6 +148,8 @@ fn what_cannot_be_measured_is_refused_by_name() {
         (cases(), &["--only", "promt"], 2, ["\"promt\"", "prompt"]),
         (cases(), &["--crossovers", "--torch", "python3"], 2, ["--crossovers", "--torch"]),
         (cases(), &["--memory"], 2, ["--memory", "--cases"]),
+        (cases(), &["--linear"], 2, ["--linear", "--cases"]),
+        (cases(), &["--favor", "--linear"], 2, ["--favor", "--linear"]),
         (cases(), &["--isa", "sse9"], 2, ["--isa", "portable"]),
         (cases(), &["--only", "prompt", "--torch", "/no/such/python"], 1, ["/no/such/python", "No such file"]),
     ] {

@@ -80,67 +80,78 @@ impl Recurrence {
         }
     }
 
-    /// The states before and after each token of a head, `[tokens + 1][dim_k·dim_v]`, and what was written at it.
-    fn states_of<F: Real>(&self, batch: usize, state: usize) -> (Vec<Vec<F>>, Vec<Vec<F>>) {
-        let size = self.dim_k * self.dim_v;
-        let mut s = match self.state.is_empty() {
-            true => vec![F::zero(); size],
-            false => {
-                let at = (batch * self.states() + state) * size;
-                self.state[at..][..size].iter().map(|&x| F::of(x)).collect()
-            }
-        };
-        let (mut all, mut written) = (vec![s.clone()], Vec::new());
+    /// Goes through the tokens of a head: hands on each one's number, the state after it, `[dim_k][dim_v]`, and what was
+    /// written at it. Gives the state after the last.
+    fn walk<F: Real>(&self, batch: usize, state: usize, mut seen: impl FnMut(usize, &[F], Vec<F>)) -> Vec<F> {
+        let mut s = self.before::<F>(batch, state);
         for t in 0..self.tokens {
             for (row, left) in s.chunks_mut(self.dim_v).zip(self.left::<F>(batch, state, t)) {
                 row.iter_mut().for_each(|x| *x = *x * left);
             }
             let k = &self.k[self.at(1, batch, state, t, self.dim_k)..][..self.dim_k];
             let v = &self.v[self.at(2, batch, state, t, self.dim_v)..][..self.dim_v];
-            let u: Vec<F> = match self.beta.is_empty() {
-                true => v.iter().map(|&v| F::of(v)).collect(),
-                false => {
-                    let beta = F::of(self.beta[self.at(4, batch, state, t, 1)]);
-                    let lacks = |(c, &v): (usize, &f64)| {
-                        let has = k
-                            .iter()
-                            .enumerate()
-                            .fold(F::zero(), |sum, (row, &k)| sum + F::of(k) * s[row * self.dim_v + c]);
-                        beta * (F::of(v) - has)
-                    };
-                    v.iter().enumerate().map(lacks).collect()
+            let mut u: Vec<F> = v.iter().map(|&v| F::of(v)).collect();
+            if !self.beta.is_empty() {
+                let beta = F::of(self.beta[self.at(4, batch, state, t, 1)]);
+                let mut has = vec![F::zero(); self.dim_v];
+                for (row, &k) in s.chunks(self.dim_v).zip(k) {
+                    has.iter_mut().zip(row).for_each(|(has, &x)| *has += F::of(k) * x);
                 }
-            };
+                u.iter_mut().zip(has).for_each(|(u, has)| *u = beta * (*u - has));
+            }
             for (row, &k) in s.chunks_mut(self.dim_v).zip(k) {
                 row.iter_mut().zip(&u).for_each(|(x, &u)| *x += F::of(k) * u);
             }
-            all.push(s.clone());
-            written.push(u);
+            seen(t, &s, u);
         }
+        s
+    }
+
+    /// The state before the first token of a head.
+    fn before<F: Real>(&self, batch: usize, state: usize) -> Vec<F> {
+        let size = self.dim_k * self.dim_v;
+        if self.state.is_empty() {
+            return vec![F::zero(); size];
+        }
+        self.state[(batch * self.states() + state) * size..][..size].iter().map(|&x| F::of(x)).collect()
+    }
+
+    /// The states before and after each token of a head, `[tokens + 1][dim_k·dim_v]`, and what was written at it.
+    fn states_of<F: Real>(&self, batch: usize, state: usize) -> (Vec<Vec<F>>, Vec<Vec<F>>) {
+        let (mut all, mut written) = (vec![self.before::<F>(batch, state)], Vec::new());
+        self.walk(batch, state, |_, s, u| {
+            all.push(s.to_vec());
+            written.push(u);
+        });
         (all, written)
     }
 
     /// The results `[batch, results, tokens, dim_v]` and the states after the last token, worked out in `F`.
     fn run<F: Real>(&self) -> (Vec<f64>, Vec<f64>) {
-        let (states, group) = (self.states(), self.results() / self.states());
-        let (mut out, mut after) = (Vec::new(), Vec::new());
-        for batch in 0..self.batch {
-            for state in 0..states {
-                let (all, _) = self.states_of::<F>(batch, state);
-                for member in 0..group {
-                    for t in 0..self.tokens {
-                        let seen = if self.both { all.last() } else { all.get(t + 1) };
-                        let q = &self.q[self.query_at(batch, state * group + member, t)..][..self.dim_k];
-                        for c in 0..self.dim_v {
-                            let sum = q.iter().enumerate().fold(F::zero(), |sum, (row, &q)| {
-                                sum + F::of(q) * seen.map_or(F::zero(), |seen| seen[row * self.dim_v + c])
-                            });
-                            out.push((F::of(self.scale) * sum).widen());
-                        }
+        let (states, group, dim_v) = (self.states(), self.results() / self.states(), self.dim_v);
+        let mut out = vec![0.0; self.batch * self.results() * self.tokens * dim_v];
+        let mut after = Vec::new();
+        for (batch, state) in (0..self.batch).flat_map(|batch| (0..states).map(move |state| (batch, state))) {
+            let mut read = |t: usize, seen: &[F]| {
+                for result in state * group..(state + 1) * group {
+                    let q = &self.q[self.query_at(batch, result, t)..][..self.dim_k];
+                    let mut sums = vec![F::zero(); dim_v];
+                    for (row, &q) in seen.chunks(dim_v).zip(q) {
+                        sums.iter_mut().zip(row).for_each(|(sum, &x)| *sum += F::of(q) * x);
                     }
+                    let to = &mut out[((batch * self.results() + result) * self.tokens + t) * dim_v..][..dim_v];
+                    to.iter_mut().zip(sums).for_each(|(to, sum)| *to = (F::of(self.scale) * sum).widen());
                 }
-                after.extend(all.last().into_iter().flatten().map(|x| x.widen()));
+            };
+            let last = self.walk::<F>(batch, state, |t, s, _| {
+                if !self.both {
+                    read(t, s);
+                }
+            });
+            if self.both {
+                (0..self.tokens).for_each(|t| read(t, &last));
             }
+            after.extend(last.iter().map(|x| x.widen()));
         }
         (out, after)
     }

@@ -2,12 +2,13 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::bench::inputs::{Stored, write};
 use crate::error::Error;
 
 /// What the peers' scripts need of each other; the installed command brings them along.
@@ -15,6 +16,7 @@ const SCRIPTS: &[(&str, &str)] = &[
     ("step.py", include_str!("../../../../bench/peers/step.py")),
     ("torch_attention.py", include_str!("../../../../bench/peers/torch_attention.py")),
     ("torch_step.py", include_str!("../../../../bench/peers/torch_step.py")),
+    ("linear_step.py", include_str!("../../../../bench/peers/linear_step.py")),
     ("llama_step.py", include_str!("../../../../bench/peers/llama_step.py")),
     ("sentence_step.py", include_str!("../../../../bench/peers/sentence_step.py")),
 ];
@@ -64,6 +66,34 @@ impl Peer {
     /// Where to put what the peer reads.
     pub(crate) fn folder(&self) -> &Path {
         self.folder.path()
+    }
+
+    /// Puts numbers where the peer finds them.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub(crate) fn hand<T: Stored>(&self, name: &str, numbers: &[T]) -> Result<PathBuf, Error> {
+        let path = self.folder().join(name);
+        match write(&path, numbers) {
+            Ok(()) => Ok(path),
+            Err(source) => Err(Error::Write { path, source }),
+        }
+    }
+
+    /// The numbers of an untimed call, of one that knows `output`: so many of each result.
+    ///
+    /// # Errors
+    /// The peer refuses, or gives more or fewer.
+    pub(crate) fn output<const N: usize>(&mut self, lengths: [usize; N]) -> Result<[Vec<f32>; N], Error> {
+        let path = self.folder().join("answer");
+        self.ask(&format!("output {}", path.display()))?;
+        let bytes = fs::read(&path).map_err(|source| Error::Read { path, source })?;
+        let expected = lengths.iter().sum::<usize>() * size_of::<f32>();
+        if bytes.len() != expected {
+            return Err(self.refused(format!("its answer is {} bytes, expected {expected}", bytes.len())));
+        }
+        let mut numbers = bytes.as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes));
+        Ok(lengths.map(|len| numbers.by_ref().take(len).collect()))
     }
 
     /// Sends a request and waits for its answer, a JSON object without `error`.

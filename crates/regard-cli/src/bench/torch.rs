@@ -1,13 +1,12 @@
 //! PyTorch on the same case and the same numbers.
 
-use std::fs;
 use std::path::Path;
 
 use serde_json::{Map, json};
 
 use crate::bench::answer::Answer;
 use crate::bench::case::Case;
-use crate::bench::inputs::{Inputs, Stored, write};
+use crate::bench::inputs::{Inputs, Stored};
 use crate::bench::peer::Peer;
 use crate::error::Error;
 
@@ -33,24 +32,14 @@ impl Torch {
     pub(crate) fn prepare<T: Stored>(&mut self, case: &Case, inputs: &Inputs<T>) -> Result<Answer<f32>, Error> {
         let mut inputs_at = Map::new();
         for (name, numbers) in [("q", &inputs.q), ("k", &inputs.k), ("v", &inputs.v), ("grad", &inputs.grad)] {
-            let path = self.peer.folder().join(name);
-            write(&path, numbers).map_err(|source| Error::Write { path: path.clone(), source })?;
-            inputs_at.insert(name.into(), json!(path));
+            inputs_at.insert(name.into(), json!(self.peer.hand(name, numbers)?));
         }
         let request = json!({"case": case.source, "inputs": inputs_at, "threads": self.threads});
         let answer = self.peer.ask(&request.to_string())?;
         answer["peer"].as_str().unwrap_or("torch").clone_into(&mut self.name);
-        let path = self.peer.folder().join("answer");
-        self.peer.ask(&format!("output {}", path.display()))?;
-        let bytes = fs::read(&path).map_err(|source| Error::Read { path: path.clone(), source })?;
-        let mut answer = Answer::to(case);
-        let expected: usize = answer.tensors_mut().iter().map(|tensor| size_of_val(&tensor[..])).sum();
-        if bytes.len() != expected {
-            return Err(self.peer.refused(format!("its answer is {} bytes, expected {expected}", bytes.len())));
-        }
-        let numbers = bytes.as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes));
-        answer.tensors_mut().into_iter().flatten().zip(numbers).for_each(|(to, number)| *to = number);
-        Ok(answer)
+        let lengths = Answer::<f32>::to(case).tensors_mut().map(|tensor| tensor.len());
+        let [out, dq, dk, dv] = self.peer.output(lengths)?;
+        Ok(Answer { out, dq, dk, dv })
     }
 
     /// The seconds of some calls.

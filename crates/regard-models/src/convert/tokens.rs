@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::chat::{self, ChatTemplate};
 use crate::folder::Folder;
 use crate::gguf::{Gguf, Setting, header};
-use crate::tokenizer::{Kind, PRE_TOKENIZERS, Special, Tokenizer, byte};
+use crate::tokenizer::{Kind, MAX_TOKENS, PRE_TOKENIZERS, Special, Tokenizer, byte};
 use crate::{Error, Result};
 
 const NAME: &str = "tokenizer.json";
@@ -28,6 +28,14 @@ pub(super) fn of(folder: &Folder, vocabulary: usize) -> Result<Vec<(String, Sett
         found: found.to_owned(),
         supported: supported.to_owned(),
     };
+    if vocabulary > MAX_TOKENS {
+        return Err(Error::Unsupported {
+            file: folder.path().join("config.json").display().to_string(),
+            field: "vocab_size".to_owned(),
+            found: vocabulary.to_string(),
+            supported: format!("up to {MAX_TOKENS}"),
+        });
+    }
     let tokenizer = Tokenizer::from_folder(folder)?;
     let json = folder.json(NAME)?.unwrap_or_default();
     let model = &json["model"];

@@ -10,13 +10,10 @@ use tokenizers::{Encoding, PostProcessor, Tokenizer as Fast, TruncationDirection
 
 use super::special::{self, Kind};
 use super::spelling::{self, Spelling};
-use super::{Marks, Special};
+use super::{MAX_TOKENS, Marks, Special};
 use crate::{Error, Folder, Result};
 
 const NAME: &str = "tokenizer.json";
-
-/// The most tokens of a vocabulary, as of a GGUF file.
-const MAX_TOKENS: usize = 1 << 20;
 
 /// The most that the rules of a tokeniser may lengthen a text; those of published ones make a space three bytes.
 const MAX_GROWTH: f64 = 64.0;

@@ -8,12 +8,9 @@ use tokenizers::models::bpe::{BPE, BpeBuilder, Vocab};
 use super::special::{self, Kind, Piece, Specials};
 use super::spelling::{SPACE, Spelling};
 use super::split::{PRE_TOKENIZERS, Split};
-use super::{Marks, Special, alphabet};
+use super::{MAX_TOKENS, Marks, Special, alphabet};
 use crate::error::{Error, Optional, Result};
 use crate::gguf::{Gguf, Strings};
-
-/// The most tokens of a vocabulary: several times the largest published one, and a bound on what a file can cost.
-const MAX_TOKENS: usize = 1 << 20;
 
 /// The most bytes of a SentencePiece token: what its merges are is found by cutting it everywhere.
 const MAX_PIECE: usize = 512;

@@ -23,6 +23,9 @@ pub(crate) use spelling::byte;
 pub(crate) use split::PRE_TOKENIZERS;
 pub use stream::DecodeStream;
 
+/// The most tokens of a vocabulary: several times the largest published one, and a bound on what a file can cost.
+pub(crate) const MAX_TOKENS: usize = 1 << 20;
+
 /// What to do with the text of a control token, such as `<|im_start|>`, where it stands in a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Special {
