@@ -40,10 +40,10 @@ struct Masks;
 
 pub use regard_attention::{
     Attention, Cache, CacheDtype, Cached, Chosen, Crossovers, Differentiable, Direction, Dropout, Element,
-    Error as AttentionError, Favor, FavorFeatures, FavorInputs, FavorOutputs, GradientArrays, Gradients, Inputs,
-    LinearAttention, LinearGradientArrays, Offset, Options, Outputs, PAGE, PagePool, PagedCache, Plan, Real,
-    Recurrence, RecurrentGradients, RecurrentInputs, RecurrentOutputs, Regime, Segment, Sequence, Sequences, Shape,
-    SharedPrefix, Stage, State, Terms, Upstream, attention, attention_with, merge,
+    Error as AttentionError, Favor, FavorFeatures, FavorGradients, FavorInputs, FavorOutputs, GradientArrays,
+    Gradients, Inputs, LinearAttention, LinearGradientArrays, Offset, Options, Outputs, PAGE, PagePool, PagedCache,
+    Plan, Real, Recurrence, RecurrentGradients, RecurrentInputs, RecurrentOutputs, Regime, Segment, Sequence,
+    Sequences, Shape, SharedPrefix, Stage, State, Terms, Upstream, attention, attention_with, merge,
 };
 pub use regard_draw as draw;
 pub use regard_kernels as kernels;
