@@ -18,7 +18,7 @@ use regard_simd::Isa;
 use crate::Error;
 
 pub use array::{LinearAttention, LinearGradientArrays};
-pub use favor::{Favor, FavorFeatures, FavorGradients, FavorInputs, FavorOutputs};
+pub use favor::{Favor, FavorAttention, FavorFeatures, FavorGradientArrays, FavorGradients, FavorInputs, FavorOutputs};
 use gate::Decays;
 
 /// Tokens of a chunk: within it tokens see each other as in attention, and between chunks only the state is handed on.

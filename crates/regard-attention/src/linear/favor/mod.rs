@@ -9,6 +9,7 @@
 //!
 //! The backward pass is that of the recurrence, between those of the division and of the features: see [`Favor::backward`].
 
+mod array;
 mod backward;
 mod features;
 mod lift;
@@ -23,6 +24,7 @@ use super::gate::Decays;
 use super::{Direction, Recurrence};
 use crate::{Element, Error};
 
+pub use array::{FavorAttention, FavorGradientArrays};
 pub use backward::FavorGradients;
 pub use features::FavorFeatures;
 

@@ -1,5 +1,6 @@
 //! FAVOR+ against its formula in f64, and against the attention that it estimates.
 
+mod arrays;
 mod calls;
 mod exact;
 mod features;
