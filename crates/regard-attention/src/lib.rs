@@ -57,8 +57,8 @@ pub use call::{Attention, GradientArrays, StateArrays};
 pub use error::Error;
 pub use forward::Element;
 pub use linear::{
-    Direction, Favor, FavorFeatures, FavorInputs, FavorOutputs, LinearAttention, LinearGradientArrays, Recurrence,
-    RecurrentGradients, RecurrentInputs, RecurrentOutputs,
+    Direction, Favor, FavorAttention, FavorFeatures, FavorGradientArrays, FavorGradients, FavorInputs, FavorOutputs,
+    LinearAttention, LinearGradientArrays, Recurrence, RecurrentGradients, RecurrentInputs, RecurrentOutputs,
 };
 pub use options::{Dropout, Offset, Options, Segment, Sequences};
 pub use plan::Plan;

@@ -6,8 +6,8 @@ use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use regard_attention::{
-    Cache, CacheDtype, Gradients, Inputs, Options, Outputs, Plan, Recurrence, RecurrentGradients, RecurrentInputs,
-    RecurrentOutputs, Shape, Terms, Upstream,
+    Cache, CacheDtype, Favor, FavorFeatures, FavorGradients, FavorInputs, FavorOutputs, Gradients, Inputs, Options,
+    Outputs, Plan, Recurrence, RecurrentGradients, RecurrentInputs, RecurrentOutputs, Shape, Terms, Upstream,
 };
 use regard_masks::Mask;
 use regard_memory::{Arena, Tensor, TensorMut, each_of};
@@ -173,6 +173,36 @@ fn recurrence(pool: &Pool) {
     assert_eq!(allocations(|| (0..3).for_each(|_| call())), 0, "a recurrence");
 }
 
+/// Both passes of attention by FAVOR+, with a state.
+fn favor(pool: &Pool) {
+    let (tokens, dim, count) = (150, 20, 40);
+    let [of_q, of_k, of_state, of_exponents] =
+        [[1, 4, tokens, dim], [1, 2, tokens, dim], [1, 2, count, dim + 1], [1, 2, 1, 1]];
+    let numbers = |shape: [usize; 4]| waves(shape.iter().product());
+    let features = FavorFeatures::new(dim, count, 1).expect("features");
+    let favor = Favor::new(&features, None).expect("an instruction set");
+    let (q, k, sums, exponents) = (numbers(of_q), numbers(of_k), numbers(of_state), numbers(of_exponents));
+    let (mut out, mut dq, mut dk, mut dv) = (numbers(of_q), numbers(of_q), numbers(of_k), numbers(of_k));
+    let (mut after, mut largest) = (numbers(of_state), numbers(of_exponents));
+    let mut scratch = Arena::new();
+    let mut call = || {
+        let read = |x, shape| Tensor::contiguous(x, shape).expect("a tensor");
+        fn into(x: &mut [f32], shape: [usize; 4]) -> TensorMut<'_, f32> {
+            TensorMut::contiguous(x, shape).expect("a tensor")
+        }
+        let state = Some((read(&sums, of_state), read(&exponents, of_exponents)));
+        let inputs = FavorInputs { q: read(&q, of_q), k: read(&k, of_k), v: read(&k, of_k), state };
+        let state = (into(&mut after, of_state), into(&mut largest, of_exponents));
+        favor.run(&inputs, FavorOutputs { out: into(&mut out, of_q), state }, &mut scratch, pool).expect("a run");
+        let (q, k, v) = (into(&mut dq, of_q), into(&mut dk, of_k), into(&mut dv, of_k));
+        let gradients = FavorGradients { q, k, v, state: into(&mut after, of_state) };
+        let (dout, dstate) = (read(&out, of_q), Some(read(&sums, of_state)));
+        favor.backward(&inputs, dout, dstate, gradients, &mut scratch, pool).expect("a run");
+    };
+    assert!(allocations(&mut call) > 0, "allocations are counted");
+    assert_eq!(allocations(|| (0..3).for_each(|_| call())), 0, "FAVOR+");
+}
+
 /// One test, as the counter is every thread's.
 #[test]
 fn calls_allocate_nothing() {
@@ -187,6 +217,7 @@ fn calls_allocate_nothing() {
     runs(&pool);
     runs_in_f64(&pool);
     recurrence(&pool);
+    favor(&pool);
     for dtype in [CacheDtype::F32, CacheDtype::F16, CacheDtype::Bf16, CacheDtype::Int8] {
         session(dtype, &pool);
     }

@@ -29,6 +29,7 @@
 
 mod attention;
 mod backward;
+mod favor;
 mod forward;
 #[cfg(feature = "golden")]
 mod golden;
@@ -45,6 +46,7 @@ mod yardstick;
 
 pub use attention::{Attention, Bias, Dropout, Sequence, Sizes};
 pub use backward::Gradients;
+pub use favor::{Favor, FavorGradients};
 pub use forward::Attended;
 #[cfg(feature = "golden")]
 pub use golden::{Golden, golden};

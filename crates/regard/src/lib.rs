@@ -15,7 +15,7 @@
 //!
 //! - [`attention`] and [`Plan`]: softmax attention over arrays; [`Cache`] and [`PagedCache`]: over keys
 //!   and values already seen.
-//! - [`LinearAttention`] and [`Favor`]: recurrences with a state instead of keys and values.
+//! - [`LinearAttention`] and [`FavorAttention`]: recurrences with a state instead of keys and values.
 //! - [`Mask`]: which pairs live, with `|`, `&` and `!`.
 //! - [`draw`]: masks and their layouts as SVG and PNG.
 //! - [`models`]: language models from GGUF files.
@@ -40,10 +40,10 @@ struct Masks;
 
 pub use regard_attention::{
     Attention, Cache, CacheDtype, Cached, Chosen, Crossovers, Differentiable, Direction, Dropout, Element,
-    Error as AttentionError, Favor, FavorFeatures, FavorInputs, FavorOutputs, GradientArrays, Gradients, Inputs,
-    LinearAttention, LinearGradientArrays, Offset, Options, Outputs, PAGE, PagePool, PagedCache, Plan, Real,
-    Recurrence, RecurrentGradients, RecurrentInputs, RecurrentOutputs, Regime, Segment, Sequence, Sequences, Shape,
-    SharedPrefix, Stage, State, Terms, Upstream, attention, attention_with, merge,
+    Error as AttentionError, Favor, FavorAttention, FavorFeatures, FavorGradientArrays, FavorGradients, FavorInputs,
+    FavorOutputs, GradientArrays, Gradients, Inputs, LinearAttention, LinearGradientArrays, Offset, Options, Outputs,
+    PAGE, PagePool, PagedCache, Plan, Real, Recurrence, RecurrentGradients, RecurrentInputs, RecurrentOutputs, Regime,
+    Segment, Sequence, Sequences, Shape, SharedPrefix, Stage, State, Terms, Upstream, attention, attention_with, merge,
 };
 pub use regard_draw as draw;
 pub use regard_kernels as kernels;

@@ -170,11 +170,11 @@ impl<'a, T: Element> LinearAttention<'a, T> {
     }
 }
 
-fn tensor<'a, T>(name: &'static str, array: ArrayView4<'a, T>) -> Result<Tensor<'a, T>, Error> {
+pub(super) fn tensor<'a, T>(name: &'static str, array: ArrayView4<'a, T>) -> Result<Tensor<'a, T>, Error> {
     Ok(Tensor::try_from(array).map_err(|error: regard_memory::Error| error.named(name))?)
 }
 
-fn zeros<T: Clone + Default>(what: &'static str, shape: [usize; 4]) -> Result<Array4<T>, Error> {
+pub(super) fn zeros<T: Clone + Default>(what: &'static str, shape: [usize; 4]) -> Result<Array4<T>, Error> {
     let [a, b, c, d] = shape;
     let numbers = vec_of(what, shape, T::default())?;
     Ok(Array4::from_shape_vec((a, b, c, d), numbers).expect("the vector was made for the shape"))

@@ -10,12 +10,12 @@ use regard_threads::Pool;
 use super::forward::{Scratch, StateOf, copy, rows_of, tokens_of};
 use super::gate::{Decays, Seen};
 use super::sheet::Sheet;
-use super::{CHUNK, Direction, Recurrence, RecurrentGradients, RecurrentInputs, Shape, Sizes};
+use super::{CHUNK, Direction, Recurrence, RecurrentGradients, RecurrentInputs, Shape, Sizes, count_chunks};
 use crate::task::Failure;
 use crate::{Element, Error};
 
 /// What the backward pass of a chunk needs beside the forward one's.
-struct Back<'a> {
+pub(super) struct Back<'a> {
     forward: Scratch<'a>,
     /// `[chunks][dim_k][width_v]`: the states before them.
     states: &'a mut [f32],
@@ -42,12 +42,12 @@ struct Back<'a> {
 }
 
 impl<'a> Back<'a> {
-    fn need(shape: &Shape) -> Need {
-        let Sizes { dim_k, dim_v, width_k, width_v } = shape.sizes;
+    pub(super) fn need(sizes: Sizes, decays: Decays, tokens: usize) -> Need {
+        let Sizes { dim_k, dim_v, width_k, width_v } = sizes;
         let state = dim_k.saturating_mul(width_v);
         let panels = width_k.div_ceil(PANEL).saturating_mul(PANEL);
-        Scratch::need(shape.sizes, shape.decays)
-            .and(Need::of::<f32>(shape.chunks().saturating_mul(state)))
+        Scratch::need(sizes, decays)
+            .and(Need::of::<f32>(count_chunks(tokens).saturating_mul(state)))
             .and(Sheet::need(dim_k, width_v))
             .and(Sheet::need(CHUNK, width_v).times(3))
             .and(Sheet::need(CHUNK, width_k).times(6))
@@ -109,6 +109,20 @@ impl Recurrence {
         scratch: &mut Arena,
         pool: &Pool,
     ) -> Result<(), Error> {
+        let Shape { sizes, decays, tokens, .. } = Shape::of(inputs, self.direction)?;
+        let mut frame = scratch.frame(Back::need(sizes, decays, tokens).times(pool.threads()))?;
+        self.backward_within(inputs, (dout, dstate), gradients, &mut frame, pool)
+    }
+
+    /// The same in scratch that is there: [`Back::need`] for each thread.
+    pub(super) fn backward_within<T: Element>(
+        &self,
+        inputs: &RecurrentInputs<'_, T>,
+        (dout, dstate): (Tensor<'_, T>, Option<Tensor<'_, f32>>),
+        gradients: RecurrentGradients<'_>,
+        frame: &mut Frame<'_>,
+        pool: &Pool,
+    ) -> Result<(), Error> {
         let shape = Shape::of(inputs, self.direction)?;
         let Sizes { dim_k, dim_v, .. } = shape.sizes;
         let Shape { batch, tokens, states, .. } = shape;
@@ -137,8 +151,7 @@ impl Recurrence {
         }
         // States that read a head in common are one task.
         let common = [shape.q, shape.k, shape.v, shape.decay, shape.beta].into_iter().fold(states, gcd);
-        let need = Back::need(&shape);
-        let mut frame = scratch.frame(need.times(pool.threads()))?;
+        let need = Back::need(shape.sizes, shape.decays, tokens);
         let failure = Failure::default();
         let by = |heads: usize| (heads / common).max(1);
         let rows = tokens.max(1);

@@ -18,7 +18,7 @@ use regard_simd::Isa;
 use crate::Error;
 
 pub use array::{LinearAttention, LinearGradientArrays};
-pub use favor::{Favor, FavorFeatures, FavorInputs, FavorOutputs};
+pub use favor::{Favor, FavorAttention, FavorFeatures, FavorGradientArrays, FavorGradients, FavorInputs, FavorOutputs};
 use gate::Decays;
 
 /// Tokens of a chunk: within it tokens see each other as in attention, and between chunks only the state is handed on.
@@ -228,7 +228,7 @@ impl Shape {
     }
 
     fn chunks(&self) -> usize {
-        self.tokens.div_ceil(CHUNK)
+        count_chunks(self.tokens)
     }
 
     /// Results that share a state.
@@ -245,4 +245,9 @@ impl Shape {
     fn heads(&self, state: usize) -> [usize; 4] {
         [self.k, self.v, self.decay, self.beta].map(|heads| state / (self.states / heads))
     }
+}
+
+/// How many chunks so many tokens are.
+fn count_chunks(tokens: usize) -> usize {
+    tokens.div_ceil(CHUNK)
 }

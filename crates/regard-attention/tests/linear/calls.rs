@@ -1,24 +1,13 @@
 //! What must hold between calls: parts of a text, later tokens, threads, number types, and calls that cannot be.
 
 use half::{bf16, f16};
-use ndarray::Array4;
 use proptest::prelude::*;
 use regard_attention::{Direction, Element, LinearAttention};
 use regard_oracle::{Precision, Recurrence, numbers};
 use regard_simd::Isa;
 use regard_threads::Pool;
 
-use crate::support::{Asked, calls, pool, tries};
-
-fn bits(numbers: &[f32]) -> Vec<u32> {
-    numbers.iter().map(|x| x.to_bits()).collect()
-}
-
-/// Some tokens of an array `[batch, heads, tokens, width]`.
-fn some(numbers: &[f64], tokens: usize, width: usize, range: std::ops::Range<usize>) -> Vec<f64> {
-    let heads = numbers.chunks((tokens * width).max(1));
-    heads.flat_map(|head| head[range.start * width..range.end * width].to_vec()).collect()
-}
+use crate::support::{Asked, array, bits, calls, pool, some, tries};
 
 /// The call of some tokens.
 fn part(call: &Recurrence, range: std::ops::Range<usize>, state: Vec<f64>) -> Recurrence {
@@ -155,11 +144,6 @@ fn are_rounded<T: Element>(call: &Recurrence, precision: Precision) -> Result<()
         }
     }
     Ok(())
-}
-
-fn array(seed: u64, shape: (usize, usize, usize, usize)) -> Array4<f32> {
-    let numbers = numbers(seed, shape.0 * shape.1 * shape.2 * shape.3);
-    Array4::from_shape_vec(shape, numbers).unwrap()
 }
 
 #[test]

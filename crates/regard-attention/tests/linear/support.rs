@@ -2,13 +2,14 @@
 
 use std::sync::OnceLock;
 
+use ndarray::Array4;
 use proptest::prelude::*;
 use proptest::sample::select;
 use regard_attention::{
     Direction, Element, Recurrence as Engine, RecurrentGradients, RecurrentInputs, RecurrentOutputs,
 };
 use regard_memory::{Arena, Tensor, TensorMut};
-use regard_oracle::{Recurrence, numbers, widen};
+use regard_oracle::{Recurrence, largest_error, numbers, widen, within_twice_plain};
 use regard_simd::Isa;
 use regard_threads::Pool;
 
@@ -106,7 +107,7 @@ pub(crate) fn calls(most: usize) -> impl Strategy<Value = (Recurrence, u64)> {
 }
 
 /// The nearest number in f32.
-fn round(x: f64) -> f64 {
+pub(crate) fn round(x: f64) -> f64 {
     f64::from(x as f32)
 }
 
@@ -203,4 +204,33 @@ pub(crate) fn soiled() -> Arena {
     let mut arena = Arena::new();
     arena.frame(regard_memory::Need::of::<f32>(words)).unwrap().take::<f32>(words).fill(f32::NAN);
     arena
+}
+
+/// Whether results are at most twice as far off as the plain method's, or as the floor.
+pub(crate) fn judge(
+    what: &str,
+    isa: Isa,
+    ours: &[f32],
+    exact: &[f64],
+    plain: &[f64],
+    floor: f64,
+) -> Result<(), TestCaseError> {
+    within_twice_plain(ours, exact, largest_error(plain, exact), floor)
+        .map_err(|problem| TestCaseError::fail(format!("{isa}, {what}: {problem}")))
+}
+
+pub(crate) fn bits(numbers: &[f32]) -> Vec<u32> {
+    numbers.iter().map(|x| x.to_bits()).collect()
+}
+
+/// Some tokens of an array `[batch, heads, tokens, width]`.
+pub(crate) fn some(numbers: &[f64], tokens: usize, width: usize, range: std::ops::Range<usize>) -> Vec<f64> {
+    let heads = numbers.chunks((tokens * width).max(1));
+    heads.flat_map(|head| head[range.start * width..range.end * width].to_vec()).collect()
+}
+
+/// An array of normal numbers.
+pub(crate) fn array(seed: u64, shape: (usize, usize, usize, usize)) -> Array4<f32> {
+    let numbers = numbers(seed, shape.0 * shape.1 * shape.2 * shape.3);
+    Array4::from_shape_vec(shape, numbers).unwrap()
 }
