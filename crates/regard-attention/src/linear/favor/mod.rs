@@ -5,7 +5,6 @@
 //! ones: a column of ones beside the values. The features of keys are taken relative to the largest exponent of any key so
 //! far; where a new one is larger, what stands in the state is made smaller, which is a gate. So nothing overflows, and no
 //! later key reaches an earlier result.
-
 //!
 //! The backward pass is that of the recurrence, between those of the division and of the features: see [`Favor::backward`].
 
