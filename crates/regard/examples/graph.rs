@@ -1,17 +1,21 @@
-//! Attention guided by a graph: each token sees its nearest neighbours and a window, and the exact result says what that
-//! loses.
+//! Attention guided by an HNSW index of the keys: what each mask and retrieval keeps of exact attention, and what it costs
+//! beside it.
 //!
 //!     cargo run --release -p regard --example graph
 
 use std::time::Instant;
 
-use ndarray::Array4;
+use ndarray::{Array4, ArrayView2, ArrayView4, Axis};
+use regard::graph::{Index, Measure, Parameters, Report, Retrieval, Sight};
 use regard::masks::Edges;
-use regard::{Attention, Mask, Plan};
+use regard::{Attention, Mask};
 
 const TOKENS: usize = 8192;
 const DIM: usize = 64;
-const NEIGHBOURS: usize = 16;
+/// Keys that are retrieved for each query, and of which recall is told.
+const COUNT: usize = 32;
+
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 /// Tokens that lie in clusters, as those of real text do: numbers that follow from a counter.
 fn tokens(stream: usize) -> Array4<f32> {
@@ -22,51 +26,78 @@ fn tokens(stream: usize) -> Array4<f32> {
     };
     Array4::from_shape_fn((1, 1, TOKENS, DIM), |(_, _, i, c)| {
         let cluster = i * 7919 % 97;
-        4.0 * noise(cluster * DIM + c) + noise(1 << 30 | stream << 24 | (i * DIM + c))
+        1.5 * noise(cluster * DIM + c) + 0.75 * noise(1 << 30 | stream << 24 | (i * DIM + c))
     })
 }
 
-/// The keys with the largest products, for every query. A search index does this in less than `TOKENS²`.
-fn nearest(q: &Array4<f32>, k: &Array4<f32>) -> (Vec<usize>, Vec<usize>) {
-    let row = |x: &Array4<f32>, i: usize| x.slice(ndarray::s![0, 0, i, ..]).to_owned();
-    let keys: ndarray::ArrayView2<f32> = k.slice(ndarray::s![0, 0, .., ..]);
-    let (mut offsets, mut targets) = (vec![0], Vec::new());
-    for i in 0..TOKENS {
-        let query = row(q, i);
-        let products: ndarray::Array1<f32> = keys.dot(&query);
-        let mut order: Vec<usize> = (0..TOKENS).collect();
-        order.select_nth_unstable_by(NEIGHBOURS, |&a, &b| products[b].total_cmp(&products[a]));
-        targets.extend_from_slice(&order[..NEIGHBOURS]);
-        offsets.push(targets.len());
-    }
-    (offsets, targets)
-}
-
-fn timed<R>(what: &str, run: impl Fn() -> R) -> R {
-    run();
+/// What a call gives, and how many milliseconds it takes.
+fn timed<R>(run: impl FnOnce() -> Result<R>) -> Result<(R, f64)> {
     let start = Instant::now();
-    let result = run();
-    println!("{what:32} {:8.2} ms", start.elapsed().as_secs_f64() * 1e3);
-    result
+    let result = run()?;
+    Ok((result, start.elapsed().as_secs_f64() * 1e3))
 }
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let (q, k, v) = (tokens(1), tokens(1), tokens(3));
-    let (offsets, targets) = nearest(&q, &k);
-    let graph = Mask::edges(&offsets, &targets, Edges::Directed)?;
-    let mask = graph | Mask::window(Some(32), Some(32));
+fn line(what: &str, report: &Report, milliseconds: f64) {
+    let [density, recall, mass, lowest] =
+        [report.density, report.recall.mean, report.mass.mean, report.mass.lowest].map(|share| 100.0 * share);
+    println!("| {what:<34} | {density:6.2} | {recall:6.2} | {mass:6.2} | {lowest:6.2} | {milliseconds:7.1} |");
+}
 
-    let guided = Attention::new(q.view(), k.view(), v.view()).mask(mask);
-    let plan: Plan = guided.plan()?;
-    println!("{plan}\n");
-    let (out, lse) = timed("guided by the graph", || guided.state())?;
-    let exact = Attention::new(q.view(), k.view(), v.view());
-    let (exact_out, exact_lse) = timed("exact", || exact.state())?;
+/// The graph's masks, and others of about their size; all under `of`.
+fn masks(of: &Mask, index: &Index, q: ArrayView4<f32>, k: ArrayView4<f32>, v: ArrayView4<f32>) -> Result<()> {
+    let reach = index.mean_degree().round() as usize;
+    let density = 2.0 * index.mean_degree() / TOKENS as f64;
+    let masks = [
+        ("dense", Mask::full()),
+        ("layers(1)", index.layers(1)?),
+        ("hierarchy", index.hierarchy()),
+        ("edges", index.edges(Edges::Directed)?),
+        ("edges, both ways", index.edges(Edges::Symmetric)?),
+        ("adaptive", index.adaptive(None)?),
+        ("no graph: a window as wide", Mask::window(Some(reach), Some(reach))),
+        ("no graph: as many random keys", Mask::random(density, 1)?),
+    ];
+    let measure = Measure::new(q, k).of(of.clone()).top(COUNT);
+    for (what, mask) in masks {
+        let mask = of & mask;
+        let run = || Ok(Attention::new(q, k, v).mask(mask.clone()).state()?);
+        run()?;
+        let (_, milliseconds) = timed(run)?;
+        line(what, &measure.mask(&mask)?, milliseconds);
+    }
+    Ok(())
+}
 
-    // The share of the softmax mass that the mask keeps is the ratio of the two sums.
-    let mass: f64 = lse.iter().zip(&exact_lse).map(|(a, b)| f64::from(a - b).exp()).sum::<f64>() / TOKENS as f64;
-    let error: f64 = out.iter().zip(&exact_out).map(|(a, b)| f64::from((a - b).abs())).sum::<f64>() / out.len() as f64;
-    println!("softmax mass kept                {:8.2} %", 100.0 * mass);
-    println!("mean error of the result         {error:8.4}");
+fn main() -> Result<()> {
+    let (q, k, v) = (tokens(1), tokens(2), tokens(3));
+    let (q, k, v) = (q.view(), k.view(), v.view());
+    let keys: ArrayView2<f32> = k.index_axis_move(Axis(0), 0).index_axis_move(Axis(0), 0);
+    let (index, milliseconds) = timed(|| Ok(Index::new(keys, &Parameters::default())?))?;
+    let on = |level: usize| index.levels().iter().filter(|&&has| usize::from(has) >= level).count();
+    let levels: Vec<usize> = (0..=index.highest_level()).map(on).collect();
+    println!("{TOKENS} keys of {DIM}; nodes by level {levels:?}, {:.1} links a node", index.mean_degree());
+    println!("the index is built in {milliseconds:.0} ms\n");
+
+    let header = "| keeps, of exact attention          | pairs% | top 32 |  mass% | lowest |      ms |";
+    let rule = "| ---------------------------------- | -----: | -----: | -----: | -----: | ------: |";
+    println!("{header}\n{rule}");
+    masks(&Mask::full(), &index, q, k, v)?;
+    let retrieval = Retrieval::new(COUNT).width(2 * COUNT).window(Some(31), Some(32)).first(4);
+    let measure = Measure::new(q, k).top(COUNT);
+    let indexes = [index];
+    let (retrieved, milliseconds) = timed(|| Ok(retrieval.run_with(q, k, v, &indexes)?))?;
+    line("retrieval, window, first keys", &measure.retrieved(&retrieved)?, milliseconds);
+
+    println!("\n{}\n{rule}", header.replace("of exact attention ", "of causal attention"));
+    masks(&Mask::causal(), &indexes[0], q, k, v)?;
+    let retrieval = retrieval.window(Some(63), Some(0));
+    let measure = measure.of(Mask::causal());
+    let filtered = retrieval.clone().sight(Sight::Filtered);
+    let (retrieved, milliseconds) = timed(|| Ok(filtered.run_with(q, k, v, &indexes)?))?;
+    line("retrieval, filtered", &measure.retrieved(&retrieved)?, milliseconds);
+    let scans = retrieved.scans();
+    let (retrieved, milliseconds) = timed(|| Ok(retrieval.sight(Sight::Grown).run(q, k, v)?))?;
+    line("retrieval, grown (index included)", &measure.retrieved(&retrieved)?, milliseconds);
+    println!("\nall keys looked at for {scans} queries (filtered), {} (grown)", retrieved.scans());
     Ok(())
 }

@@ -18,6 +18,7 @@
 //! - [`LinearAttention`] and [`FavorAttention`]: recurrences with a state instead of keys and values.
 //! - [`Mask`]: which pairs live, with `|`, `&` and `!`.
 //! - [`draw`]: masks and their layouts as SVG and PNG.
+//! - `graph` (a feature, on unless turned off): graph masks and retrieval over an HNSW index of the keys.
 //! - [`models`]: language models from GGUF files.
 //! - [`kernels`], [`memory`], [`threads`], [`simd`]: the floors below, usable alone.
 #![forbid(unsafe_code)]
@@ -29,6 +30,10 @@ struct Readme;
 #[cfg(doctest)]
 #[doc = include_str!("../../../docs/guide.md")]
 struct Guide;
+
+#[cfg(all(doctest, feature = "graph"))]
+#[doc = include_str!("../../../docs/graph.md")]
+struct Graph;
 
 #[cfg(doctest)]
 #[doc = include_str!("../../../docs/linear.md")]
@@ -46,6 +51,8 @@ pub use regard_attention::{
     Segment, Sequence, Sequences, Shape, SharedPrefix, Stage, State, Terms, Upstream, attention, attention_with, merge,
 };
 pub use regard_draw as draw;
+#[cfg(feature = "graph")]
+pub use regard_graph as graph;
 pub use regard_kernels as kernels;
 pub use regard_masks::{self as masks, Mask};
 pub use regard_memory as memory;
