@@ -114,7 +114,7 @@ pub(crate) struct Arguments {
     /// Measure instead how far off FAVOR+ is and how long it takes, beside exact attention
     #[arg(long, conflicts_with_all = ["cases", "model", "torch", "chart", "crossovers", "memory", "linear"])]
     favor: bool,
-    /// Measure these cases only, or of the memory techniques or the crossovers these
+    /// Measure these cases only, or of the memory techniques, the crossovers or the numbers of features (features-128) these
     #[arg(long, value_name = "ID", num_args = 1..)]
     only: Vec<String>,
     /// Print one JSON object a case, as they come

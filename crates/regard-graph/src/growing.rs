@@ -9,7 +9,7 @@ use crate::search::{Keys, Nearest, Wanted, nearest};
 use crate::{Error, Parameters, check};
 
 /// By how much the radius exceeds the key that was beyond it. Each such key rebuilds the graph; with a quarter of room, keys
-/// whose norms span a factor of ten do so at most eleven times, and no key is lifted with less than a few bits of it lost.
+/// whose norms span a factor of ten do so at most eleven times.
 const ROOM: f64 = 1.25;
 
 /// An index that holds the keys that were inserted so far, and no others: what it finds depends on nothing that comes later.
@@ -43,10 +43,7 @@ impl GrowingIndex {
     pub fn new(dim: usize, parameters: &Parameters) -> Result<Self, Error> {
         parameters.check()?;
         check::some("keys", "dim", dim)?;
-        if let Some(seed) = parameters.seed {
-            let expected = "none where keys are inserted in their own order".into();
-            return Err(Error::Parameter { parameter: "seed", has: seed.to_string(), expected });
-        }
+        parameters.check_without_seed()?;
         Ok(Self { parameters: *parameters, keys: Keys::new(dim, Vec::new()), graph: empty(parameters, 0.0) })
     }
 

@@ -33,6 +33,13 @@ impl Parameters {
         within("links", self.links, 2, 255)?;
         within("ef_construction", self.ef_construction, 1, 1 << 16)
     }
+
+    /// Of an index that grows.
+    pub(crate) fn check_without_seed(&self) -> Result<(), Error> {
+        let Some(seed) = self.seed else { return Ok(()) };
+        let expected = "none where keys are inserted in their own order".into();
+        Err(Error::Parameter { parameter: "seed", has: seed.to_string(), expected })
+    }
 }
 
 fn within(parameter: &'static str, has: usize, least: usize, most: usize) -> Result<(), Error> {

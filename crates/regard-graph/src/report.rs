@@ -10,7 +10,7 @@ use regard_threads::Pool;
 
 use crate::lift::product;
 use crate::retrieval::shape_of;
-use crate::rows::{head, row};
+use crate::rows::{head, place, row};
 use crate::{Error, Retrieved, check};
 
 /// A share over queries, 0 to 1. NaN where there is no query to count.
@@ -124,23 +124,56 @@ impl<'a> Measure<'a> {
         self.report(shape, lse.view(), pairs, sees)
     }
 
-    /// What a retrieval of the same queries over the same keys has kept. It must not see what exact attention does not.
+    /// What a retrieval of the same queries over the same keys has kept.
     ///
     /// # Errors
-    /// As [`mask`](Self::mask), and [`Error::Axis`] where the retrieval is of another shape.
+    /// As [`mask`](Self::mask), [`Error::Axis`] where the retrieval is of another shape, and [`Error::Parameter`] where it is of
+    /// another scale, or saw pairs that exact attention does not see.
     pub fn retrieved(&self, retrieved: &Retrieved) -> Result<Report, Error> {
         let shape = self.check()?;
-        let other = retrieved.shape();
-        let axes = [
-            ("batch", other.batch, shape.batch),
-            ("heads", other.heads, shape.heads),
-            ("queries", other.queries, shape.queries),
-            ("keys", other.keys, shape.keys),
-        ];
-        axes.into_iter().try_for_each(|(axis, has, expected)| check::extent("retrieved", axis, has, expected))?;
+        let Shape { batch, heads, queries, keys, dim_k, .. } = shape;
+        let (other, lse) = (retrieved.shape, retrieved.lse.dim());
+        for (tensor, axis, has, expected) in [
+            ("retrieved", "batch", other.batch, batch),
+            ("retrieved", "heads", other.heads, heads),
+            ("retrieved", "queries", other.queries, queries),
+            ("retrieved", "keys", other.keys, keys),
+            ("retrieved", "dim_k", other.dim_k, dim_k),
+            // They are open to be merged with others.
+            ("retrieved lse", "batch", lse.0, batch),
+            ("retrieved lse", "heads", lse.1, heads),
+            ("retrieved lse", "queries", lse.2, queries),
+        ] {
+            check::extent(tensor, axis, has, expected)?;
+        }
+        let scale = |given: Option<f64>| given.unwrap_or(1.0 / (dim_k as f64).sqrt());
+        let (has, expected) = (scale(self.scale), scale(retrieved.scale));
+        if has != expected {
+            let expected = format!("that of the retrieval, {expected}");
+            return Err(Error::Parameter { parameter: "scale", has: has.to_string(), expected });
+        }
+        self.sees_all_of(shape, retrieved)?;
         let pairs = self.pairs(retrieved.part())? + retrieved.found();
         let sees = |b, h, _, i, j| retrieved.sees(b, h, i, j);
         self.report(shape, retrieved.lse.view(), pairs, sees)
+    }
+
+    /// # Errors
+    /// Exact attention does not see all pairs that a retrieval saw.
+    fn sees_all_of(&self, shape: Shape, retrieved: &Retrieved) -> Result<(), Error> {
+        let of_head = masks(shape, &self.of);
+        let is_seen = |row: usize| {
+            let (b, h, i) = place(shape, row);
+            let p = i as i64 + shape.keys as i64 - shape.queries as i64;
+            let mask = &of_head[b * shape.heads + h];
+            retrieved.keys(b, h, i).iter().all(|&j| mask.allows(p, j, shape.keys))
+        };
+        let rows = shape.batch * shape.heads * shape.queries;
+        if self.pairs(&(retrieved.part() & &!&self.of))? == 0 && (0..rows).all(is_seen) {
+            return Ok(());
+        }
+        let (has, expected) = ("one that lacks pairs which the retrieval saw".into(), "one that has them all".into());
+        Err(Error::Parameter { parameter: "the mask of exact attention", has, expected })
     }
 
     fn check(&self) -> Result<Shape, Error> {
@@ -183,7 +216,13 @@ impl<'a> Measure<'a> {
         sees: impl Fn(usize, usize, i64, usize, usize) -> bool + Sync,
     ) -> Result<Report, Error> {
         let Shape { heads, kv_heads, queries, keys, .. } = shape;
+        let group = heads / kv_heads;
         let (exact, all_pairs) = self.sums(&self.of)?;
+        // Finite numbers may make scores that are not; −∞ is of a query that sees nothing.
+        check::finite(
+            "log-sum-exps of exact attention",
+            exact.mapv(|x| if x == f32::NEG_INFINITY { 0.0 } else { x }).view(),
+        )?;
         let of_head = masks(shape, &self.of);
         let rows = shape.batch * heads * queries;
         // Mass and recall of a query; nothing where it sees no key.
@@ -193,10 +232,10 @@ impl<'a> Measure<'a> {
                 let (mut products, mut runs) = (Vec::with_capacity(keys), Runs::new());
                 for (at, share) in shares.iter_mut().enumerate() {
                     let at = block * BLOCK + at;
-                    let (b, h, i) = (at / queries / heads, at / queries % heads, at % queries);
+                    let (b, h, i) = place(shape, at);
                     let p = i as i64 + keys as i64 - queries as i64;
                     let query = row(head(self.q, b, h), i);
-                    let keys_of = head(self.k, b, h / (heads / kv_heads));
+                    let keys_of = head(self.k, b, h / group);
                     products.clear();
                     of_head[b * heads + h].runs(p, keys, &mut runs);
                     for run in runs.as_slice() {
@@ -208,10 +247,20 @@ impl<'a> Measure<'a> {
                     }
                     products.select_nth_unstable_by(top - 1, |a, b| b.0.total_cmp(&a.0));
                     let least = products[top - 1].0;
-                    let hits = products.iter().filter(|&&(product, j)| product >= least && sees(b, h, p, i, j)).count();
-                    // Rounding may make a part of a sum larger than the sum.
-                    let mass = f64::from(lse[[b, h, i]] - exact[[b, h, i]]).exp().min(1.0);
-                    *share = Some([mass, hits.min(top) as f64 / top as f64]);
+                    // Those above the least of the best, and of those that are its equals as many as there is room for.
+                    let (mut above, mut above_seen, mut equal_seen) = (0, 0, 0);
+                    for &(product, j) in products.iter().filter(|(product, _)| *product >= least) {
+                        let seen = usize::from(sees(b, h, p, i, j));
+                        if product > least {
+                            (above, above_seen) = (above + 1, above_seen + seen);
+                        } else {
+                            equal_seen += seen;
+                        }
+                    }
+                    let hits = above_seen + equal_seen.min(top - above);
+                    let mass = f64::from(lse[[b, h, i]] - exact[[b, h, i]]).exp();
+                    // Rounding may make a part of a sum larger than the sum. A NaN stays one.
+                    *share = Some([if mass > 1.0 { 1.0 } else { mass }, hits as f64 / top as f64]);
                 }
             });
         }

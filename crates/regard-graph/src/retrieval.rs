@@ -7,7 +7,7 @@ use regard_memory::{Tensor, chunks_of};
 use regard_threads::Pool;
 
 use crate::retrieved::{Lists, Retrieved};
-use crate::rows::{head, row};
+use crate::rows::{head, place, row};
 use crate::search::{Nearest, Wanted};
 use crate::{Error, GrowingIndex, Index, Parameters, check};
 
@@ -22,8 +22,8 @@ pub enum Sight {
     /// depends on the graph, and so on later keys. A prompt that is read at once may be searched so; what is trained to
     /// predict, or must not depend on what follows, should not be.
     Filtered,
-    /// Keys up to its own position, out of an index that holds these and no others: it grows as the queries go on. Results of a
-    /// query are the same to the bit whatever follows. Heads grow their indexes side by side, but each is searched by one
+    /// Keys up to its own position, out of an index that holds these and no others: it grows as the queries go on. In a
+    /// call of the same length, results of a query are the same to the bit whatever follows; in a longer one, within rounding. Heads grow their indexes side by side, but each is searched by one
     /// thread.
     Grown,
 }
@@ -185,6 +185,9 @@ impl Retrieval {
         check::at_least_one("count", self.count)?;
         check::at_least_one("width", self.width)?;
         self.parameters.check()?;
+        if self.sight == Sight::Grown {
+            self.parameters.check_without_seed()?;
+        }
         check::scale(self.scale)?;
         let shape = shape_of(q, k, v)?;
         check::finite("queries", q)?;
@@ -220,13 +223,13 @@ impl Retrieval {
 
     /// What is found for every query, with indexes over all keys.
     fn search(&self, shape: Shape, q: ArrayView4<'_, f32>, indexes: &[Index]) -> Lists {
-        let Shape { heads, kv_heads, queries, .. } = shape;
-        let mut found = vec![Nearest::default(); shape.batch * heads * queries];
+        let Shape { batch, heads, kv_heads, queries, .. } = shape;
+        let mut found = vec![Nearest::default(); batch * heads * queries];
         if !found.is_empty() {
             Pool::global().run(chunks_of(&mut found, BLOCK), |block, found| {
                 for (at, found) in found.iter_mut().enumerate() {
                     let at = block * BLOCK + at;
-                    let (b, h, i) = (at / queries / heads, at / queries % heads, at % queries);
+                    let (b, h, i) = place(shape, at);
                     let index = &indexes[b * kv_heads + h / (heads / kv_heads)];
                     *found = index.find(&row(head(q, b, h), i), self.wanted(shape, i));
                 }
@@ -240,8 +243,6 @@ impl Retrieval {
         let Shape { heads, kv_heads, queries, .. } = shape;
         let group = heads / kv_heads;
         let index = || GrowingIndex::new(shape.dim_k, &self.parameters);
-        // What refuses one of them refuses all.
-        index()?;
         // `[batch · kv_heads][group][queries]`, which is `[batch][heads][queries]`.
         let mut found = vec![Nearest::default(); shape.batch * heads * queries];
         let mut failed: Vec<Option<Error>> = vec![None; shape.batch * kv_heads];
@@ -307,12 +308,11 @@ impl Retrieval {
         };
         let rows = out.rows_mut().into_iter().zip(lse.iter_mut()).zip(other.rows().into_iter().zip(&other_lse));
         for ((mut out, lse), (other, &other_lse)) in rows {
-            // Both were made by the engine, without gaps.
-            if let (Some(out), Some(other)) = (out.as_slice_mut(), other.as_slice()) {
-                *lse = merge(out, *lse, other, other_lse)?;
-            }
+            let (out, other) = (out.as_slice_mut(), other.as_slice());
+            let (out, other) = out.zip(other).expect("the engine makes arrays without gaps");
+            *lse = merge(out, *lse, other, other_lse)?;
         }
-        Ok(Retrieved::new(out, lse, shape, self.seen(), exact, lists))
+        Ok(Retrieved { out, lse, shape, scale: self.scale, seen: self.seen(), exact, lists })
     }
 }
 

@@ -43,24 +43,14 @@ pub struct Retrieved {
     pub out: Array4<f32>,
     /// `[batch, heads, queries]`.
     pub lse: Array3<f32>,
-    shape: Shape,
-    seen: Mask,
-    exact: Mask,
-    lists: Option<Lists>,
+    pub(crate) shape: Shape,
+    pub(crate) scale: Option<f64>,
+    pub(crate) seen: Mask,
+    pub(crate) exact: Mask,
+    pub(crate) lists: Option<Lists>,
 }
 
 impl Retrieved {
-    pub(crate) fn new(
-        out: Array4<f32>,
-        lse: Array3<f32>,
-        shape: Shape,
-        seen: Mask,
-        exact: Mask,
-        lists: Option<Lists>,
-    ) -> Self {
-        Retrieved { out, lse, shape, seen, exact, lists }
-    }
-
     /// The keys that were found for a query and are not among those of its window and the first ones, ascending. None where
     /// nothing was searched, because as many were asked for as there are.
     ///
@@ -79,8 +69,7 @@ impl Retrieved {
     pub fn sees(&self, batch: usize, head: usize, query: usize, key: usize) -> bool {
         let found = self.keys(batch, head, query);
         let p = query as i64 + self.shape.keys as i64 - self.shape.queries as i64;
-        let part = if self.lists.is_some() { &self.exact } else { &self.seen };
-        part.allows(p, key, self.shape.keys) || found.binary_search(&key).is_ok()
+        self.part().allows(p, key, self.shape.keys) || found.binary_search(&key).is_ok()
     }
 
     /// For how many of the searches, one for each query of each head, all keys were looked at instead of the graph: because
@@ -89,13 +78,9 @@ impl Retrieved {
         self.lists.as_ref().map_or(0, |lists| lists.scans)
     }
 
-    /// Pairs of the exact part, over all heads and batch entries, and pairs that were found.
+    /// Pairs that were found beside the exact part, over all heads and batch entries.
     pub(crate) fn found(&self) -> u64 {
         self.lists.as_ref().map_or(0, |lists| lists.keys.len() as u64)
-    }
-
-    pub(crate) fn shape(&self) -> Shape {
-        self.shape
     }
 
     /// The pairs of the exact part; where nothing was searched, all that may be seen.

@@ -3,10 +3,17 @@
 use std::borrow::Cow;
 
 use ndarray::{ArrayView2, ArrayView4, Axis};
+use regard_attention::Shape;
 
 /// `[seq, dim]` of a head.
 pub(crate) fn head<'a>(array: ArrayView4<'a, f32>, batch: usize, head: usize) -> ArrayView2<'a, f32> {
     array.index_axis_move(Axis(0), batch).index_axis_move(Axis(0), head)
+}
+
+/// The batch entry, head and query of a row of `[batch][heads][queries]`.
+pub(crate) fn place(shape: Shape, row: usize) -> (usize, usize, usize) {
+    let Shape { heads, queries, .. } = shape;
+    (row / queries / heads, row / queries % heads, row % queries)
 }
 
 /// `[dim]` of a token; copied where it is not contiguous.

@@ -63,7 +63,8 @@ pub(crate) fn nearest(graph: &Graph, keys: &Keys, query: &[f32], wanted: Wanted)
     let Wanted { count, width, among } = wanted;
     let (count, width) = (count.min(among), width.max(count));
     // Of `width·nodes/among` nodes about `width` are among those that count.
-    let fetched = (width as u128 * keys.len() as u128).checked_div(among as u128).map(|nodes| nodes as usize);
+    let fetched = (width as u128 * keys.len() as u128).checked_div(among as u128);
+    let fetched = fetched.and_then(|nodes| usize::try_from(nodes).ok());
     let Some(fetched) = fetched.filter(|&nodes| nodes < keys.len() && count < among) else {
         return Nearest { keys: scan(keys, query, count, among), exact: true };
     };

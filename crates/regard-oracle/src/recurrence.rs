@@ -42,6 +42,10 @@ pub struct RecurrenceGradients {
 }
 
 impl Recurrence {
+    /// Units in the last place of the largest number that a result is made of, by which it may be off where the plain method
+    /// happens to be nearly exact: twice what that is off by at the most over calls of all rules, which is 13.6.
+    pub const FLOOR: f64 = 27.0;
+
     /// Heads that have a state.
     pub fn states(&self) -> usize {
         let there = [true, true, !self.log_decay.is_empty(), !self.beta.is_empty()];

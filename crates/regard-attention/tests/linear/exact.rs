@@ -6,11 +6,10 @@ use regard_simd::Isa;
 
 use crate::support::{Asked, calls, judge, pool, tries};
 
-/// What a result may be off by where the plain method happens to be nearly exact: twice what that is off by at the most over
-/// calls of this kind, which is 13.6 units in the last place of the largest number that a result is made of.
+/// What a result that is made of some numbers may be off by where the plain method happens to be nearly exact.
 fn floor(numbers: &[f64]) -> f64 {
     let largest = numbers.iter().fold(0.0_f64, |most, x| most.max(x.abs()));
-    27.0 * Precision::F32.ulp(largest)
+    Recurrence::FLOOR * Precision::F32.ulp(largest)
 }
 
 fn are_right(call: &Recurrence, seed: u64) -> Result<(), TestCaseError> {

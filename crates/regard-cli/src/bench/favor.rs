@@ -181,7 +181,7 @@ impl Row {
                 let ours = widen(&call.out[..tokens * DIM]);
                 accuracy.bound = 2.0 * largest_error(&plain, &formula);
                 accuracy.error =
-                    if ours.iter().any(|x| x.is_nan()) { f64::NAN } else { largest_error(&ours, &formula) };
+                    if ours.iter().any(|x| !x.is_finite()) { f64::NAN } else { largest_error(&ours, &formula) };
             }
         }
         let (mut ours, mut other) = (Call::new(tokens, SCORES[TIMED], pool), Call::new(tokens, SCORES[TIMED], pool));

@@ -48,6 +48,9 @@ fn of_indexes() {
     // No number is too large to be asked for.
     assert_eq!(index.nearest(&[0.0; 4], usize::MAX, usize::MAX).unwrap().keys.len(), 9);
     assert_eq!(index.nearest(&[0.0; 4], 1, usize::MAX).unwrap().keys.len(), 1);
+    // Twice 2⁶³ is more than any number of nodes, not none.
+    let index = Index::new(clustered(1, 10, 4, 3).view(), &default).unwrap();
+    assert!(index.nearest_of_first(&[0.0; 4], 1, 1 << 63, 5).unwrap().exact);
 }
 
 #[test]
@@ -72,6 +75,10 @@ fn of_retrieval() {
     says(run(&Retrieval::new(1).scale(f64::NAN)), "scale is NaN, it must be positive and finite");
     let seeded = Parameters { seed: Some(3), ..Parameters::default() };
     let grown = Retrieval::new(1).sight(Sight::Grown);
+    says(
+        run(&Retrieval::new(99).sight(Sight::Grown).parameters(seeded)),
+        "seed is 3, it must be none where keys are inserted in their own order",
+    );
     says(
         run(&grown.clone().parameters(seeded)),
         "seed is 3, it must be none where keys are inserted in their own order",
@@ -117,4 +124,22 @@ fn of_reports() {
     let retrieved = Retrieval::new(1).run(q.view(), other.view(), other.view()).unwrap();
     says(measure.retrieved(&retrieved), "`retrieved` has keys 8, expected 9");
     assert!(Measure::new(q.view(), heads(2, [2, 2, 9, 6]).view()).mask(&Mask::full()).is_err());
+
+    let all = Retrieval::new(2).run(q.view(), k.view(), k.view()).unwrap();
+    let expected =
+        "the mask of exact attention is one that lacks pairs which the retrieval saw, it must be one that has them all";
+    says(measure.clone().of(Mask::causal()).retrieved(&all), expected);
+    let whole = Retrieval::new(9).run(q.view(), k.view(), k.view()).unwrap();
+    says(measure.clone().of(Mask::causal()).retrieved(&whole), expected);
+    says(
+        measure.clone().scale(0.5).retrieved(&Retrieval::new(2).scale(0.25).run(q.view(), k.view(), k.view()).unwrap()),
+        "scale is 0.5, it must be that of the retrieval, 0.25",
+    );
+    let mut cut = all.clone();
+    cut.lse = cut.lse.slice(ndarray::s![.., .., ..5]).to_owned();
+    says(measure.retrieved(&cut), "`retrieved lse` has queries 5, expected 9");
+    // Finite numbers, and scores that are not.
+    let large = q.mapv(|_| 1e20);
+    let error = Measure::new(large.view(), k.mapv(|_| 1e20).view()).mask(&Mask::causal()).unwrap_err();
+    assert!(error.to_string().starts_with("`log-sum-exps of exact attention` holds "), "{error}");
 }

@@ -81,6 +81,16 @@ fn keys_of_equal_products_will_do() {
 }
 
 #[test]
+fn more_equals_make_up_for_no_better_key() {
+    // Products 5, 1, 1, 1: of the best two the first is not kept.
+    let (q, mut k) =
+        (ndarray::Array4::from_elem((1, 1, 1, 1), 1.0f32), ndarray::Array4::from_elem((1, 1, 4, 1), 1.0f32));
+    k[[0, 0, 0, 0]] = 5.0;
+    let report = Measure::new(q.view(), k.view()).top(2).mask(&!Mask::prefix(1)).unwrap();
+    assert_eq!(report.recall.mean, 0.5);
+}
+
+#[test]
 fn queries_that_see_nothing_do_not_count() {
     let (q, k) = (heads(1, [1, 1, 9, 4]), heads(2, [1, 1, 5, 4]));
     let measure = Measure::new(q.view(), k.view()).of(Mask::causal());

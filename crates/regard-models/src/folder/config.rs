@@ -296,7 +296,8 @@ impl Config {
     /// `modeling_rope_utils.py` of huggingface/transformers makes of these settings.
     pub(super) fn scaling(&self, dims: usize) -> Result<RotaryScaling> {
         let Some(rotation) = self.rotation("full_attention")? else { return Ok(RotaryScaling::None) };
-        let name = if self.values.contains_key("rope_parameters") { "rope_parameters" } else { "rope_scaling" };
+        let given = self.values.get("rope_parameters").is_some_and(|settings| !settings.is_null());
+        let name = if given { "rope_parameters" } else { "rope_scaling" };
         let value = |key: &str| {
             let value = rotation.get(key).filter(|value| !value.is_null());
             value.ok_or_else(|| Error::Missing { file: self.file.clone(), field: format!("{name}.{key}") })

@@ -147,10 +147,15 @@ impl Favor<'_> {
         let states = of_before.chunks_exact(width * (dim_v + 1));
         for ((index, of_state), &largest) in states.enumerate().zip(largest) {
             let (batch, head) = (index / kv_heads, index % kv_heads);
-            let fall = self.fall(tokens, inputs.exponent(batch, head), largest);
+            // What was not there has no gradient, be what flows back no number.
+            let fall = match inputs.state {
+                Some(_) => self.fall(tokens, inputs.exponent(batch, head), largest),
+                None => 0.0,
+            };
             let mut to = to.rows_mut(batch, head);
             for (feature, row) in of_state.chunks_exact(dim_v + 1).enumerate().take(sizes.count) {
-                to.row_mut(feature).iter_mut().zip(row).for_each(|(to, x)| *to = fall * x);
+                let each = to.row_mut(feature).iter_mut().zip(row);
+                each.for_each(|(to, x)| *to = if fall == 0.0 { 0.0 } else { fall * x });
             }
         }
     }

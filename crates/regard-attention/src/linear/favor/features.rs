@@ -28,22 +28,26 @@ impl FavorFeatures {
     /// `count` features of queries and keys of `dim` numbers; another seed draws others.
     ///
     /// # Errors
-    /// One of both is 0.
+    /// One of both is 0, or there is no memory for so many numbers.
     pub fn new(dim: usize, count: usize, seed: u64) -> Result<FavorFeatures, Error> {
         for (option, has) in [("features", count), ("dim", dim)] {
             if has == 0 {
                 return Err(Error::Option { option, has: 0.0, expected: "at least 1" });
             }
         }
+        let none =
+            || regard_memory::Error::OutOfMemory { bytes: count.saturating_mul(dim).saturating_mul(size_of::<f32>()) };
+        let len = count.checked_mul(dim).ok_or_else(none)?;
+        let mut rows = Vec::new();
+        rows.try_reserve_exact(len).map_err(|_| none())?;
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         // Box and Muller's transformation.
         let mut normal = || {
             let (u, v): (f64, f64) = (random.random(), random.random());
             (-2.0 * (1.0 - u).ln()).sqrt() * (std::f64::consts::TAU * v).cos()
         };
-        let mut rows = Vec::with_capacity(count * dim);
         let mut block: Vec<Vec<f64>> = Vec::new();
-        while rows.len() < count * dim {
+        while rows.len() < len {
             if block.len() == dim {
                 block.clear();
             }

@@ -176,16 +176,17 @@ impl Favor<'_> {
                 let (batch, head) = (index / kv_heads, index % kv_heads);
                 exponents(frame, inputs.k.rows(batch, head), to)?;
                 let mut frame = frame.scope();
-                let (shifts, halves) = (frame.take::<f32>(tokens), frame.take::<f32>(tokens));
+                let (shifts, halves) = (frame.take::<f32>(tokens), frame.take::<f64>(tokens));
                 kernels.row_maxima(Rows::new(to, tokens, count, width)?, shifts)?;
                 for (half, key) in halves.iter_mut().zip(inputs.k.rows(batch, head).iter()) {
-                    // An exponent's error is one of all that a key weighs, so it is not to grow with the dim.
+                    // An exponent's error is one of all that a key weighs, so it is not to grow with the dim or the key.
                     let squares: f64 = key.iter().map(|x| f64::from(x.to_f32()).powi(2)).sum();
-                    *half = (scale / 2.0 * squares) as f32;
+                    *half = scale / 2.0 * squares;
                 }
                 let mut most = inputs.exponent(batch, head);
                 for ((shift, half), decay) in shifts.iter_mut().zip(&*halves).zip(decays.iter_mut()) {
-                    let new = *shift - half;
+                    // Of the longest keys it is finite still.
+                    let new = (f64::from(*shift) - half).max(f64::from(f32::MIN)) as f32;
                     // A NaN is no largest exponent, and shows in the features.
                     let next = if new > most { new } else { most };
                     // Before the first key nothing is in the state.
@@ -195,7 +196,8 @@ impl Favor<'_> {
                 largest[0] = most;
                 for (shift, half) in shifts.iter_mut().zip(&*halves) {
                     // Of both directions all keys are relative to one exponent.
-                    *shift = half + if self.direction == Direction::Both { most } else { *shift };
+                    let from = if self.direction == Direction::Both { most } else { *shift };
+                    *shift = (half + f64::from(from)) as f32;
                 }
                 kernels.exp_rows(RowsMut::contiguous(to, tokens, width)?, count, shifts, factor)?;
                 for (to, value) in v.chunks_exact_mut(dim_v + 1).zip(inputs.v.rows(batch, head).iter()) {
@@ -228,6 +230,9 @@ impl Favor<'_> {
             let (batch, head) = (index / kv_heads, index % kv_heads);
             let fall = self.fall(tokens, inputs.exponent(batch, head), largest);
             before.fill(0.0);
+            if fall == 0.0 {
+                continue;
+            }
             for (to, from) in before.chunks_exact_mut(dim_v + 1).zip(sums.rows(batch, head).iter()).take(count) {
                 to.iter_mut().zip(from).for_each(|(to, &x)| *to = fall * x);
             }

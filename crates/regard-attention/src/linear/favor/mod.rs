@@ -14,13 +14,14 @@ mod features;
 mod lift;
 
 use regard_kernels::{COLUMNS, Kernels};
-use regard_memory::{Arena, Need, RowsMut, Tensor, TensorMut};
+use regard_memory::{Arena, Need, RowsMut, Tensor, TensorMut, chunks_of};
 use regard_simd::Isa;
 use regard_threads::Pool;
 
 use super::forward::Scratch;
 use super::gate::Decays;
 use super::{Direction, Recurrence};
+use crate::task::Failure;
 use crate::{Element, Error};
 
 pub use array::{FavorAttention, FavorGradientArrays};
@@ -84,9 +85,10 @@ struct Sizes {
 }
 
 impl Sizes {
-    /// Scratch of a head's rows: queries or keys in single precision, and two numbers for each.
+    /// Scratch of a head's rows: queries or keys in single precision, and for each a number, and one in double precision.
     fn rows_need(&self) -> Need {
-        Need::of::<f32>(self.tokens.saturating_mul(self.width_k)).and(Need::of::<f32>(self.tokens).times(2))
+        let wide = Need::of::<f32>(self.tokens.saturating_mul(self.width_k));
+        wide.and(Need::of::<f32>(self.tokens)).and(Need::of::<f64>(self.tokens))
     }
 
     /// Those of the recurrence, whose keys are features.
@@ -155,7 +157,8 @@ impl<'f> Favor<'f> {
 
     /// Computes the results of all tokens and the state that they leave.
     ///
-    /// A result whose weights are all too small for single precision is 0.
+    /// A result whose weights are all too small for single precision (their sum, relative to the largest exponent of any key so far and of
+    /// the query, below 2⁻¹⁰⁰) is 0.
     ///
     /// # Errors
     /// The shapes do not fit, or there is no memory for the scratch: the features of all tokens are in it.
@@ -168,7 +171,7 @@ impl<'f> Favor<'f> {
     ) -> Result<(), Error> {
         let sizes = self.sizes(inputs)?;
         let Sizes { batch, heads, kv_heads, tokens, dim_v, count, width, .. } = sizes;
-        let FavorOutputs { mut out, state: (mut after, mut largest) } = outputs;
+        let FavorOutputs { out, state: (mut after, mut largest) } = outputs;
         crate::shape::expect("results", out.shape(), [batch, heads, tokens, dim_v])?;
         crate::shape::expect("state after", after.shape(), [batch, kv_heads, count, dim_v + 1])?;
         crate::shape::expect("state's exponents after", largest.shape(), [batch, kv_heads, 1, 1])?;
@@ -183,19 +186,29 @@ impl<'f> Favor<'f> {
             }
             largest.rows_mut(batch, head).row_mut(0)[0] = sums.largest[index];
         }
-        for (index, of_head) in sums.out.chunks_exact((tokens * (dim_v + 1)).max(1)).enumerate() {
-            let mut to = out.rows_mut(index / heads, index % heads);
-            for (token, row) in of_head.chunks_exact(dim_v + 1).enumerate() {
-                let to = RowsMut::contiguous(to.row_mut(token), 1, dim_v)?;
-                self.kernels.store_sum(&[&row[..dim_v]], dim_v, over(row[dim_v]).unwrap_or(0.0), to)?;
-            }
+        if tokens == 0 {
+            return Ok(());
         }
-        Ok(())
+        let failure = Failure::default();
+        let heads_of = (chunks_of(sums.out, tokens * (dim_v + 1)), out.block_parts(1, tokens));
+        pool.run(heads_of, |_, (of_head, mut to)| {
+            let mut to = to.rows_mut(0, 0);
+            for (token, row) in of_head.chunks_exact(dim_v + 1).enumerate() {
+                failure.catch(|| {
+                    let to = RowsMut::contiguous(to.row_mut(token), 1, dim_v)?;
+                    Ok(self.kernels.store_sum(&[&row[..dim_v]], dim_v, over(row[dim_v]).unwrap_or(0.0), to)?)
+                });
+            }
+        });
+        failure.into_result()
     }
 }
 
-/// What a result is divided by, as a factor; none where nothing was seen, or too little for such a factor to be a number.
+/// The least that weighs: 2⁻¹⁰⁰. Of sums below it, what is lost below the least normal number, 2⁻¹²⁶, would begin to show in single
+/// precision, and their inverses leave gradients no room.
+const LEAST: f32 = f32::from_bits((127 - 100) << 23);
+
+/// What a result is divided by, as a factor; none where nothing was seen, or too little.
 fn over(sum: f32) -> Option<f32> {
-    let over = 1.0 / sum;
-    if over.is_infinite() { None } else { Some(over) }
+    if sum.abs() < LEAST { None } else { Some(1.0 / sum) }
 }

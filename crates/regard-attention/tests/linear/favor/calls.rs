@@ -213,6 +213,58 @@ fn no_weight_has_no_gradient() {
     }
 }
 
+/// However little a query's weights are, its gradients and those of the keys that it sees are numbers; and where they are too little,
+/// there is none.
+#[test]
+fn little_weight_has_gradients_that_are_numbers() {
+    let tokens = 40;
+    let seed =
+        (0..).find(|&seed| FavorFeatures::new(1, 2, seed).unwrap().rows().iter().product::<f32>() < -0.2).unwrap();
+    let directions = widen(FavorFeatures::new(1, 2, seed).unwrap().rows());
+    let mut call =
+        Favor { batch: 1, heads: 1, kv_heads: 1, tokens, dim_k: 1, dim_v: 3, directions, ..Favor::default() };
+    call.scale = 1.0;
+    call.v = widen(&numbers(3, tokens * 3));
+    let dout: Vec<f64> = numbers(4, tokens * 3).iter().map(|&x| 1e6 * f64::from(x)).collect();
+    let mut seen = [0, 0];
+    // Further and further apart: the weights become nothing, one after the other.
+    for away in (0..240).map(|step| 1.0 + 0.5 * f64::from(step)) {
+        call.k = numbers(1, tokens).iter().map(|x| -away - f64::from(x.abs())).collect();
+        call.q = numbers(2, tokens).iter().map(|x| away + f64::from(x.abs())).collect();
+        for isa in Isa::available() {
+            let asked = Asked::new(&call, seed, isa, pool());
+            let (out, _) = asked.run::<f32>();
+            let gradients = asked.gradients::<f32>(&dout, &[]);
+            assert!(out.iter().chain(gradients.iter().flatten()).all(|x| x.is_finite()), "{isa}: {away}");
+            for (row, dq) in out.chunks(3).zip(&gradients[0]) {
+                let lost = row.iter().all(|&x| x == 0.0);
+                assert!(!lost || *dq == 0.0, "{isa}: {dq} at {away}");
+                seen[usize::from(lost)] += 1;
+            }
+        }
+    }
+    assert!(seen.iter().all(|&count| count > 100), "{seen:?} of both kinds");
+}
+
+/// The longest keys are no NaN, wherever they stand.
+#[test]
+fn keys_of_any_length() {
+    let (tokens, dim) = (5, 4);
+    let directions = widen(FavorFeatures::new(dim, 8, 5).unwrap().rows());
+    let mut call =
+        Favor { batch: 1, heads: 1, kv_heads: 1, tokens, dim_k: dim, dim_v: 2, directions, ..Favor::default() };
+    (call.q, call.v, call.scale) = (widen(&numbers(1, tokens * dim)), widen(&numbers(3, tokens * 2)), 0.5);
+    for (at, both) in [(0, false), (3, false), (0, true)] {
+        call.k = widen(&numbers(2, tokens * dim));
+        call.k[at * dim..][..dim].fill(1e30);
+        let call = Favor { both, ..call.clone() };
+        for isa in Isa::available() {
+            let (out, (sums, exponents)) = Asked::new(&call, 5, isa, pool()).run::<f32>();
+            assert!([out, sums, exponents].iter().flatten().all(|x| x.is_finite()), "{isa}");
+        }
+    }
+}
+
 /// No token leaves the state as it was, and its gradient too; in both directions a state is seen by all.
 #[test]
 fn a_state_outlasts_a_call_without_tokens() {

@@ -66,6 +66,10 @@ fn the_error_falls_with_the_root_of_the_features() {
 #[test]
 fn features_that_cannot_be() {
     assert_eq!(FavorFeatures::new(8, 0, 1).unwrap_err().to_string(), "features is 0, it must be at least 1");
+    for (dim, count) in [(64, usize::MAX), (usize::MAX, 1), (64, 1 << 58), (64, 1 << 50)] {
+        let error = FavorFeatures::new(dim, count, 1).unwrap_err().to_string();
+        assert!(error.contains("memory"), "{error}");
+    }
     let features = FavorFeatures::new(8, 4, 1).unwrap();
     let error = Engine::new(&features, None).unwrap().with_scale(-1.0).unwrap_err().to_string();
     assert_eq!(error, "scale is -1, it must be at least 0, and finite in f32");

@@ -8,10 +8,6 @@ use super::call::{Inputs, RESULTS};
 use super::{Case, DIM, HEADS};
 use crate::bench::report::Accuracy;
 
-/// Units in the last place of the largest number that a result may be off by where the plain method happens to be nearly exact:
-/// twice what that is off by at the most, over the calls of the engine's own tests.
-const FLOOR: f64 = 27.0;
-
 /// What a case gives in f64: all heads of its results, or the first heads where gradients are asked for, since these need the
 /// states before all tokens.
 pub(super) struct Reference {
@@ -36,7 +32,7 @@ impl Reference {
     }
 
     /// How far off an answer is: its results, and each of its gradients. It may be off by twice what the rule is, token by
-    /// token in f32, or by [`FLOOR`].
+    /// token in f32, or by [`Recurrence::FLOOR`].
     pub(super) fn judge(&self, answer: &[Vec<f32>; 6]) -> Vec<Accuracy> {
         let judge = |(at, of): (usize, &'static str)| {
             let (mut error, mut plain, mut largest) = (0.0_f64, 0.0_f64, 0.0_f64);
@@ -50,7 +46,7 @@ impl Reference {
                 plain = plain.max(largest_error(&head.plain[at], exact));
                 largest = exact.iter().fold(largest, |most, x| most.max(x.abs()));
             }
-            Accuracy { of, error, bound: (2.0 * plain).max(FLOOR * Precision::F32.ulp(largest)) }
+            Accuracy { of, error, bound: (2.0 * plain).max(Recurrence::FLOOR * Precision::F32.ulp(largest)) }
         };
         RESULTS.into_iter().enumerate().filter(|&(at, _)| !answer[at].is_empty()).map(judge).collect()
     }
