@@ -173,7 +173,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Error> {
         let chosen = arguments.chosen(favor::ids())?;
         let setting = Setting::measure(&machine()?, isa, None);
         say!("{setting}");
-        return favor::measure(&chosen, &setting, &pool()?, (arguments.markdown, arguments.json));
+        return favor::measure(&chosen, &setting, &pool()?, arguments);
     }
     let results = match &arguments.model {
         None if arguments.linear => {

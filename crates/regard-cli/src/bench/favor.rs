@@ -10,6 +10,7 @@ use regard_simd::Isa;
 use regard_threads::Pool;
 use serde_json::{Value, json};
 
+use crate::bench::Arguments;
 use crate::bench::measure::{alternate, median, timed};
 use crate::bench::report::{Accuracy, significant};
 use crate::bench::setting::Setting;
@@ -55,7 +56,7 @@ pub(crate) fn measure(
     chosen: &[String],
     setting: &Setting,
     pool: &Pool,
-    (markdown, as_json): (bool, bool),
+    &Arguments { markdown, json: as_json, .. }: &Arguments,
 ) -> Result<(), Error> {
     let chosen: Vec<usize> = FEATURES.into_iter().filter(|&features| chosen.contains(&id(features))).collect();
     let bar = progress::steps((chosen.len() * TOKENS.len()) as u64, "");

@@ -38,14 +38,14 @@ struct Case {
     target: Target,
 }
 
+const NO_TARGET: Target = Target { ratio: None, share: None, scratch_mb: None };
+
 const fn forward(rule: &'static str, decays: usize, delta: bool) -> Case {
-    let target = Target { ratio: None, share: None, scratch_mb: None };
-    Case { rule, tokens: 16_384, decays, delta, backward: false, target }
+    Case { rule, tokens: 16_384, decays, delta, backward: false, target: NO_TARGET }
 }
 
 const fn trained(case: Case) -> Case {
-    let target = Target { ratio: None, share: None, scratch_mb: None };
-    Case { tokens: 4096, backward: true, target, ..case }
+    Case { tokens: 4096, backward: true, ..case }
 }
 
 const PLAIN: Case = forward("plain", 0, false);
@@ -57,7 +57,7 @@ const CHANNEL_DELTA: Case = forward("channel-delta", DIM, true);
 
 const CASES: [Case; 9] = [
     PLAIN,
-    Case { target: Target { ratio: Some(3.0), share: Some(0.55), scratch_mb: None }, ..GATED },
+    Case { target: Target { ratio: Some(3.0), share: Some(0.55), ..NO_TARGET }, ..GATED },
     CHANNEL,
     DELTA,
     GATED_DELTA,
