@@ -13,6 +13,7 @@ const FLOORS: &[(&str, usize, usize)] = &[
     ("regard-attention", 2, 0),
     ("regard-draw", 3, 0),
     ("regard-graph", 3, 0),
+    ("regard-layers", 3, 0),
     ("regard-models", 4, 0),
     ("regard-cli", 5, 0),
     ("regard", 6, 0),

@@ -1,0 +1,36 @@
+//! What can be refused.
+
+/// What no layer can be made of, or cannot compute.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A tensor whose shape does not fit.
+    #[error("`{tensor}` has shape {has:?}, expected {expected}")]
+    Shape {
+        /// Which tensor.
+        tensor: String,
+        /// The shape it has.
+        has: Vec<usize>,
+        /// The shape it should have, in words.
+        expected: String,
+    },
+    /// A setting out of its range.
+    #[error("{setting} is {has}, it must be {expected}")]
+    Setting {
+        /// Which one.
+        setting: &'static str,
+        /// What it is.
+        has: String,
+        /// What it may be.
+        expected: String,
+    },
+    /// Attention refused its inputs.
+    #[error(transparent)]
+    Attention(#[from] regard_attention::Error),
+    /// A kernel refused its inputs.
+    #[error(transparent)]
+    Kernel(#[from] regard_kernels::Error),
+    /// Memory that cannot be had, or cannot be looked at so.
+    #[error(transparent)]
+    Memory(#[from] regard_memory::Error),
+}
