@@ -5,6 +5,7 @@
 //! or generic over the instruction set.
 
 mod activation;
+mod activation_backward;
 mod adjust;
 mod backward;
 mod dense;
@@ -17,6 +18,7 @@ mod int8;
 mod kept;
 mod linear;
 mod listed;
+mod logistic;
 mod norm;
 mod norm_backward;
 mod number;

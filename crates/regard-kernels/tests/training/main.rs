@@ -1,5 +1,7 @@
 //! The kernels of training, on every instruction set that this CPU has, against their definitions in f64.
 
+mod activation;
+mod logistic;
 mod norm;
 
 use rand::{RngExt, SeedableRng};
