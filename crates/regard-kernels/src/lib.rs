@@ -19,6 +19,7 @@ mod kept;
 mod linear;
 mod listed;
 mod logistic;
+mod loss;
 mod norm;
 mod norm_backward;
 mod number;

@@ -2,6 +2,7 @@
 
 mod activation;
 mod logistic;
+mod loss;
 mod norm;
 
 use rand::{RngExt, SeedableRng};
