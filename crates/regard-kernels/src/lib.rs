@@ -24,6 +24,7 @@ mod norm;
 mod norm_backward;
 mod number;
 mod operand;
+mod optimiser;
 mod pack;
 pub mod peak;
 mod product;
@@ -48,6 +49,7 @@ pub use linear::{
 };
 pub use number::Number;
 pub use operand::{Bf16, F16, F32, Int8, Operand};
+pub use optimiser::AdamW;
 pub use pack::Ending;
 pub use rotary::{Rotary, RotaryOrder, RotaryScaling};
 pub use rows::Scaling;

@@ -4,6 +4,7 @@ mod activation;
 mod logistic;
 mod loss;
 mod norm;
+mod optimiser;
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
