@@ -32,6 +32,7 @@ mod rotary;
 mod rows;
 mod scale;
 mod small;
+mod sums;
 mod tile;
 pub mod trial;
 

@@ -5,6 +5,7 @@ mod logistic;
 mod loss;
 mod norm;
 mod optimiser;
+mod sums;
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
