@@ -5,6 +5,7 @@ mod logistic;
 mod loss;
 mod norm;
 mod optimiser;
+mod rotary;
 mod sums;
 
 use rand::{RngExt, SeedableRng};
