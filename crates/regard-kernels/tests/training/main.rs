@@ -1,6 +1,7 @@
 //! The kernels of training, on every instruction set that this CPU has, against their definitions in f64.
 
 mod activation;
+mod dropout;
 mod logistic;
 mod loss;
 mod norm;
