@@ -5,6 +5,7 @@ use std::f32::consts::{FRAC_1_SQRT_2, LOG2_E};
 use regard_simd::math::exp2;
 use regard_simd::{Kernel, Simd};
 
+use crate::each::each;
 use crate::{Error, Kernels};
 
 /// What a feed-forward layer applies to each number between its two products.
@@ -94,43 +95,34 @@ impl Kernel for Apply<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         match self.activation {
-            Activation::Silu => self.each::<S, Silu>(s),
-            Activation::Gelu => self.each::<S, Gelu>(s),
-            Activation::GeluTanh => self.each::<S, GeluTanh>(s),
+            Activation::Silu => self.apply::<S, Silu>(s),
+            Activation::Gelu => self.apply::<S, Gelu>(s),
+            Activation::GeluTanh => self.apply::<S, GeluTanh>(s),
         }
     }
 }
 
 impl Apply<'_> {
     #[inline(always)]
-    fn each<S: Simd, A: Shape>(self, s: S) {
-        let Apply { x, up, .. } = self;
-        let whole = x.len() / S::LANES * S::LANES;
-        let (vectors, last) = x.split_at_mut(whole);
-        for (at, x) in vectors.chunks_exact_mut(S::LANES).enumerate() {
-            // SAFETY: a chunk holds LANES numbers, and `up` as many at its place.
-            unsafe {
-                let y = A::of(s, s.load(x.as_ptr()));
-                let y = match up {
-                    Some(up) => s.mul(y, s.load(up[at * S::LANES..][..S::LANES].as_ptr())),
-                    None => y,
-                };
-                s.store(x.as_mut_ptr(), y);
-            }
-        }
-        // The rest as a vector too, so that a number's bits do not depend on where it stands.
-        let mut rest = [0.0; MOST];
-        rest[..last.len()].copy_from_slice(last);
-        // SAFETY: an array of MOST ≥ LANES numbers.
-        unsafe { s.store(rest.as_mut_ptr(), A::of(s, s.load(rest.as_ptr()))) };
-        for (i, (x, y)) in last.iter_mut().zip(rest).enumerate() {
-            *x = up.map_or(y, |up| y * up[whole + i]);
+    fn apply<S: Simd, A: Shape>(self, s: S) {
+        match self.up {
+            Some(up) => each(
+                s,
+                [up],
+                [self.x],
+                #[inline(always)]
+                |[up], [x]| [s.mul(A::of(s, x), up)],
+            ),
+            None => each(
+                s,
+                [],
+                [self.x],
+                #[inline(always)]
+                |[], [x]| [A::of(s, x)],
+            ),
         }
     }
 }
-
-/// The most lanes of any instruction set.
-const MOST: usize = 16;
 
 /// `x / (1 + e⁻ʸ)`: `x` times the logistic function of `y`.
 #[inline(always)]
@@ -147,16 +139,16 @@ impl Shape for Silu {
     }
 }
 
+/// `2·√(2/π)`, and 0.044715 times that: twice what the hyperbolic tangent is taken of is `LINEAR·x + CUBIC·x³`.
+pub(crate) const LINEAR: f32 = 1.595_769;
+pub(crate) const CUBIC: f32 = 0.071_354_82;
+
 struct GeluTanh;
 
 impl Shape for GeluTanh {
     /// `(1 + tanh u)/2` is the logistic function of `2u`.
     #[inline(always)]
     fn of<S: Simd>(s: S, x: S::F32) -> S::F32 {
-        /// `2·√(2/π)`, and 0.044715 times that.
-        const LINEAR: f32 = 1.595_769;
-        const CUBIC: f32 = 0.071_354_82;
-
         let square = s.mul(x, x);
         let y = s.mul(x, s.fma(square, s.splat(CUBIC), s.splat(LINEAR)));
         times_logistic(s, x, y)
@@ -166,20 +158,25 @@ impl Shape for GeluTanh {
 struct Gelu;
 
 impl Shape for Gelu {
-    /// `1 − Φ(|x|)` is `½·e^(−x²/2)·t·(c₁ + t·(c₂ + …))` with `t = 1/(1 + p·|x|/√2)` (Hastings, 1955; Abramowitz and
-    /// Stegun, 7.1.26), within 7.5·10⁻⁸.
     #[inline(always)]
     fn of<S: Simd>(s: S, x: S::F32) -> S::F32 {
-        const P: f32 = 0.327_591_1 * FRAC_1_SQRT_2;
-        const HALVES: [f32; 5] = [0.127_414_8, -0.142_248_37, 0.710_706_9, -0.726_576, 0.530_702_7];
-
-        let a = s.abs(x);
-        let t = s.div(s.splat(1.0), s.fma(a, s.splat(P), s.splat(1.0)));
-        let [lower @ .., highest] = HALVES;
-        let p = s.mul(t, lower.iter().rev().fold(s.splat(highest), |p, c| s.fma(p, t, s.splat(*c))));
-        let tail = s.mul(p, exp2(s, s.mul(s.mul(x, x), s.splat(-0.5 * LOG2_E))));
-        // Φ on the side of x; where x is NaN, so is the tail.
-        let share = s.select(s.lt(s.splat(0.0), x), s.sub(s.splat(1.0), tail), tail);
-        s.mul(x, share)
+        s.mul(x, normal(s, x).0)
     }
+}
+
+/// `(Φ(x), e^(−x²/2))` of the normal distribution Φ: `1 − Φ(|x|)` is `½·e^(−x²/2)·t·(c₁ + t·(c₂ + …))` with
+/// `t = 1/(1 + p·|x|/√2)` (Hastings, 1955; Abramowitz and Stegun, 7.1.26), within 7.5·10⁻⁸.
+#[inline(always)]
+pub(crate) fn normal<S: Simd>(s: S, x: S::F32) -> (S::F32, S::F32) {
+    const P: f32 = 0.327_591_1 * FRAC_1_SQRT_2;
+    const HALVES: [f32; 5] = [0.127_414_8, -0.142_248_37, 0.710_706_9, -0.726_576, 0.530_702_7];
+
+    let a = s.abs(x);
+    let t = s.div(s.splat(1.0), s.fma(a, s.splat(P), s.splat(1.0)));
+    let [lower @ .., highest] = HALVES;
+    let p = s.mul(t, lower.iter().rev().fold(s.splat(highest), |p, c| s.fma(p, t, s.splat(*c))));
+    let power = exp2(s, s.mul(s.mul(x, x), s.splat(-0.5 * LOG2_E)));
+    let tail = s.mul(p, power);
+    // On the side of x; where x is NaN, so is the tail.
+    (s.select(s.lt(s.splat(0.0), x), s.sub(s.splat(1.0), tail), tail), power)
 }

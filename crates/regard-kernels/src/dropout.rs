@@ -1,4 +1,5 @@
-//! Dropout of softmax weights, keyed by a counter: the same weight falls in the forward and in the backward pass.
+//! Dropout of softmax weights and of activations, keyed by a counter: the same number falls in the forward and in the
+//! backward pass.
 
 use regard_simd::{Kernel, Simd};
 
@@ -35,6 +36,12 @@ impl DropoutRow {
     pub fn keeps(self, key: u32) -> bool {
         let [a, b] = self.key;
         mix_32(mix_32(key ^ a).wrapping_add(b)) >= self.threshold
+    }
+
+    /// What makes up for those that fall: 1 / (1 − probability).
+    fn gain(self) -> f32 {
+        const ALL: f64 = 4_294_967_296.0;
+        (ALL / (ALL - f64::from(self.threshold))) as f32
     }
 }
 
@@ -114,6 +121,40 @@ impl Kernels {
             }
         }
         Ok(())
+    }
+}
+
+impl Kernels {
+    /// Lets numbers of a row of activations fall to 0, and divides the others by 1 − probability; number `i` of the row is
+    /// the key `i`. Its gradient is the same call on the row's gradient.
+    ///
+    /// ```
+    /// use regard_kernels::{DropoutRow, Kernels};
+    /// use regard_simd::Isa;
+    ///
+    /// let (row, mut x) = (DropoutRow::new(42, 0, 0, 0, 0.5), [3.0; 100]);
+    /// Kernels::new(Isa::best()).drop_row(row, &mut x);
+    /// assert!(x.iter().enumerate().all(|(i, &x)| x == if row.keeps(i as u32) { 6.0 } else { 0.0 }));
+    /// ```
+    pub fn drop_row(self, row: DropoutRow, x: &mut [f32]) {
+        self.isa().run(DropRow { row, x });
+    }
+}
+
+struct DropRow<'a> {
+    row: DropoutRow,
+    x: &'a mut [f32],
+}
+
+impl Kernel for DropRow<'_> {
+    type Output = ();
+    /// A plain loop: it is compiled for each instruction set, and vectorises.
+    #[inline(always)]
+    fn run<S: Simd>(self, _s: S) {
+        let gain = self.row.gain();
+        for (i, x) in self.x.iter_mut().enumerate() {
+            *x = if self.row.keeps(i as u32) { *x * gain } else { 0.0 };
+        }
     }
 }
 

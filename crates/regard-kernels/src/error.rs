@@ -33,4 +33,9 @@ impl Error {
     pub(crate) fn check_length(name: &'static str, has: usize, expected: usize) -> Result<(), Error> {
         if has >= expected { Ok(()) } else { Err(Error::Length { name, has, expected }) }
     }
+
+    /// Whether a slice is as long as another, number beside number.
+    pub(crate) fn check_same(name: &'static str, has: usize, expected: usize) -> Result<(), Error> {
+        if has == expected { Ok(()) } else { Err(Error::Length { name, has, expected }) }
+    }
 }

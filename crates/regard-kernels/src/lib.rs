@@ -5,10 +5,12 @@
 //! or generic over the instruction set.
 
 mod activation;
+mod activation_backward;
 mod adjust;
 mod backward;
 mod dense;
 mod dropout;
+mod each;
 mod embedding;
 mod error;
 mod features;
@@ -16,9 +18,13 @@ mod int8;
 mod kept;
 mod linear;
 mod listed;
+mod logistic;
+mod loss;
 mod norm;
+mod norm_backward;
 mod number;
 mod operand;
+mod optimiser;
 mod pack;
 pub mod peak;
 mod product;
@@ -26,6 +32,7 @@ mod rotary;
 mod rows;
 mod scale;
 mod small;
+mod sums;
 mod tile;
 pub mod trial;
 
@@ -43,6 +50,7 @@ pub use linear::{
 };
 pub use number::Number;
 pub use operand::{Bf16, F16, F32, Int8, Operand};
+pub use optimiser::AdamW;
 pub use pack::Ending;
 pub use rotary::{Rotary, RotaryOrder, RotaryScaling};
 pub use rows::Scaling;

@@ -183,44 +183,63 @@ impl Kernels {
     /// [`Error::Size`] if the turn is of odd length or longer than a head; [`Error::Length`] if `heads` is no whole number
     /// of heads.
     pub fn rotate(self, order: RotaryOrder, turn: &[f32], dim: usize, heads: &mut [f32]) -> Result<(), Error> {
-        if turn.len() > dim || !turn.len().is_multiple_of(2) {
-            return Err(Error::Size { name: "turn", has: turn.len(), expected: "even, and no longer than a head" });
-        }
-        if dim == 0 || !heads.len().is_multiple_of(dim) {
-            let expected = heads.len().checked_div(dim).unwrap_or(0) * dim;
-            return Err(Error::Length { name: "heads", has: heads.len(), expected });
-        }
-        self.isa().run(Rotate { order, turn, dim, heads });
+        check(turn, dim, heads)?;
+        self.isa().run(Rotate::<false> { order, turn, dim, heads });
+        Ok(())
+    }
+
+    /// The gradient of [`rotate`](Self::rotate), in place: the transpose of a rotation turns back, and keeps what the turn
+    /// multiplies by. A pair `(a, b)` becomes `(a·cos + b·sin, b·cos − a·sin)`.
+    ///
+    /// # Errors
+    /// As [`rotate`](Self::rotate).
+    pub fn rotate_back(self, order: RotaryOrder, turn: &[f32], dim: usize, heads: &mut [f32]) -> Result<(), Error> {
+        check(turn, dim, heads)?;
+        self.isa().run(Rotate::<true> { order, turn, dim, heads });
         Ok(())
     }
 }
 
-struct Rotate<'a> {
+fn check(turn: &[f32], dim: usize, heads: &[f32]) -> Result<(), Error> {
+    if turn.len() > dim || !turn.len().is_multiple_of(2) {
+        return Err(Error::Size { name: "turn", has: turn.len(), expected: "even, and no longer than a head" });
+    }
+    if dim == 0 || !heads.len().is_multiple_of(dim) {
+        let expected = heads.len().checked_div(dim).unwrap_or(0) * dim;
+        return Err(Error::Length { name: "heads", has: heads.len(), expected });
+    }
+    Ok(())
+}
+
+/// A turn, or with `BACK` its transpose.
+struct Rotate<'a, const BACK: bool> {
     order: RotaryOrder,
     turn: &'a [f32],
     dim: usize,
     heads: &'a mut [f32],
 }
 
-impl Kernel for Rotate<'_> {
+impl<const BACK: bool> Kernel for Rotate<'_, BACK> {
     type Output = ();
     /// Plain loops: they are compiled for each instruction set, and vectorise.
     #[inline(always)]
     fn run<S: Simd>(self, _s: S) {
         let Rotate { order, turn, dim, heads } = self;
         let (cos, sin) = turn.split_at(turn.len() / 2);
+        let side = |sin: &f32| if BACK { -sin } else { *sin };
         for head in heads.chunks_exact_mut(dim) {
             match order {
                 RotaryOrder::Interleaved => {
                     let pairs = head[..turn.len()].as_chunks_mut::<2>().0;
                     for ((pair, cos), sin) in pairs.iter_mut().zip(cos).zip(sin) {
-                        let [a, b] = *pair;
+                        let ([a, b], sin) = (*pair, side(sin));
                         *pair = [a * cos - b * sin, a * sin + b * cos];
                     }
                 }
                 RotaryOrder::HalfSplit => {
                     let (first, second) = head[..turn.len()].split_at_mut(turn.len() / 2);
                     for (((a, b), cos), sin) in first.iter_mut().zip(second).zip(cos).zip(sin) {
+                        let sin = side(sin);
                         (*a, *b) = (*a * cos - *b * sin, *a * sin + *b * cos);
                     }
                 }

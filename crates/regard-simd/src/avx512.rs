@@ -133,6 +133,10 @@ macro_rules! avx512 {
                 unsafe { _mm512_div_ps(a, b) }
             }
             #[inline(always)]
+            fn sqrt(self, x: __m512) -> __m512 {
+                unsafe { _mm512_sqrt_ps(x) }
+            }
+            #[inline(always)]
             fn fma(self, a: __m512, b: __m512, c: __m512) -> __m512 {
                 unsafe { _mm512_fmadd_ps(a, b, c) }
             }

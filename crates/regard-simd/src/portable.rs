@@ -116,6 +116,10 @@ impl Simd for Portable {
         zip(a, b, |a, b| a / b)
     }
     #[inline(always)]
+    fn sqrt(self, x: F) -> F {
+        x.map(f32::sqrt)
+    }
+    #[inline(always)]
     fn fma(self, a: F, b: F, c: F) -> F {
         // Without the instruction, `mul_add` is a call of a hundred times the price.
         zip(zip(a, b, |a, b| a * b), c, |ab, c| ab + c)

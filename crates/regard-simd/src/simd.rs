@@ -99,6 +99,8 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn mul(self, a: Self::F32, b: Self::F32) -> Self::F32;
     /// `a / b`.
     fn div(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// `√x`.
+    fn sqrt(self, x: Self::F32) -> Self::F32;
     /// `a · b + c`, rounded once where the CPU can (the portable token rounds twice).
     fn fma(self, a: Self::F32, b: Self::F32, c: Self::F32) -> Self::F32;
     /// `a` where `a > b`, else `b`: a NaN in `b` stays, a NaN in `a` is lost.

@@ -93,6 +93,7 @@ operations! { floats(), numbers, isa, s, a, b, c;
     sub: s.sub(a, b) => a - b;
     mul: s.mul(a, b) => a * b;
     div: s.div(a, b) => a / b;
+    sqrt: s.sqrt(a) => a.sqrt();
     fma: s.fma(a, b, c) => if isa.name() == "portable" { a * b + c } else { a.mul_add(b, c) };
     exp2_min: s.scale_by_power(s.splat(1.0), s.splat(S::EXP2_MIN)) => 0.0;
     scaled_nan: s.scale_by_power(s.splat(f32::NAN), s.splat(f32::NAN)) => f32::NAN;
