@@ -24,6 +24,20 @@ pub enum Error {
         /// What it may be.
         expected: String,
     },
+    /// A tensor's name that cannot be.
+    #[error("`{name}` {problem}")]
+    Name {
+        /// The name.
+        name: String,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// A gradient that is no finite number.
+    #[error("the gradient of `{name}` is not finite")]
+    NotFinite {
+        /// Of which parameter.
+        name: String,
+    },
     /// Attention refused its inputs.
     #[error(transparent)]
     Attention(#[from] regard_attention::Error),
@@ -33,4 +47,14 @@ pub enum Error {
     /// Memory that cannot be had, or cannot be looked at so.
     #[error(transparent)]
     Memory(#[from] regard_memory::Error),
+}
+
+impl Error {
+    pub(crate) fn shape(tensor: &str, has: &[usize], expected: String) -> Error {
+        Error::Shape { tensor: tensor.to_owned(), has: has.to_vec(), expected }
+    }
+
+    pub(crate) fn setting(setting: &'static str, has: impl ToString, expected: impl ToString) -> Error {
+        Error::Setting { setting, has: has.to_string(), expected: expected.to_string() }
+    }
 }

@@ -131,6 +131,11 @@ impl<'a, T> Rows<'a, T> {
         self.start.as_ptr()
     }
 
+    /// The first element.
+    pub(crate) const fn start(&self) -> NonNull<T> {
+        self.start
+    }
+
     /// Row `i`.
     ///
     /// # Panics

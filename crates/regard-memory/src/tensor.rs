@@ -91,6 +91,28 @@ impl<'a, T> Tensor<'a, T> {
         Self::new(data, shape, contiguous_strides(shape)?)
     }
 
+    /// Rows `[batch · seq, heads · dim]` as heads that lie side by side in them.
+    ///
+    /// ```
+    /// use regard_memory::{Rows, Tensor};
+    ///
+    /// // Two tokens, each with two heads of two numbers.
+    /// let data = [1, 2, 3, 4, 5, 6, 7, 8];
+    /// let heads = Tensor::of_rows(Rows::contiguous(&data, 2, 4)?, 1, 2)?;
+    /// assert_eq!(heads.shape(), [1, 2, 2, 2]);
+    /// assert_eq!(heads.rows(0, 1).row(1), [7, 8]);
+    /// # Ok::<(), regard_memory::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ShapeMismatch`] if the rows are no whole number for each batch entry, or do not hold whole heads.
+    pub fn of_rows(rows: Rows<'a, T>, batch: usize, heads: usize) -> Result<Self> {
+        let (shape, strides) = heads_of_rows((rows.rows(), rows.cols(), rows.stride()), batch, heads)?;
+        // SAFETY: these are the elements of `rows`, each in one place.
+        Ok(unsafe { Self::from_raw(rows.start(), shape, strides) })
+    }
+
     /// # Safety
     ///
     /// `start` is valid to read over the reach of the shape and strides for `'a`, and what lies in the view is not written
@@ -142,6 +164,25 @@ impl<'a, T> Tensor<'a, T> {
 pub(crate) fn skip_to(shape: [usize; 4], strides: [usize; 3], batch: usize, head: usize) -> usize {
     assert!(batch < shape[0] && head < shape[1], "batch entry {batch} and head {head} of {shape:?}");
     if shape[2] == 0 || shape[3] == 0 { 0 } else { batch * strides[0] + head * strides[1] }
+}
+
+/// The shape and strides of rows (how many, of how many elements, how far apart) as heads that lie side by side in them.
+pub(crate) fn heads_of_rows(
+    (rows, cols, stride): (usize, usize, usize),
+    batch: usize,
+    heads: usize,
+) -> Result<([usize; 4], [usize; 3])> {
+    let seq = rows.checked_div(batch).unwrap_or(0);
+    let dim = cols.checked_div(heads).unwrap_or(0);
+    if batch.checked_mul(seq) != Some(rows) || heads.checked_mul(dim) != Some(cols) {
+        return Err(Error::ShapeMismatch {
+            tensor: "heads in rows",
+            has: vec![rows, cols],
+            expected: vec![batch, heads],
+        });
+    }
+    // Beyond the reach of the rows only where there is no second batch entry.
+    Ok(([batch, heads, seq, dim], [seq.saturating_mul(stride), dim, stride]))
 }
 
 /// Refuses any shape but the expected one.

@@ -3,7 +3,7 @@
 use std::marker::PhantomData;
 use std::ptr::NonNull;
 
-use crate::tensor::{check_len, check_reach, contiguous_strides, expect_shape, skip_to};
+use crate::tensor::{check_len, check_reach, contiguous_strides, expect_shape, heads_of_rows, skip_to};
 use crate::{Error, Parts, Result, RowsMut, Tensor};
 
 /// A borrowed tensor `[batch, heads, seq, dim]` to be written: contiguous in `dim`, and no two of its elements are one
@@ -55,6 +55,18 @@ impl<'a, T> TensorMut<'a, T> {
     pub fn contiguous(data: &'a mut [T], shape: [usize; 4]) -> Result<Self> {
         check_len(shape, data.len())?;
         Self::new(data, shape, contiguous_strides(shape)?)
+    }
+
+    /// Rows `[batch · seq, heads · dim]` as heads that lie side by side in them.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ShapeMismatch`] if the rows are no whole number for each batch entry, or do not hold whole heads.
+    pub fn of_rows(mut rows: RowsMut<'a, T>, batch: usize, heads: usize) -> Result<Self> {
+        let (shape, strides) = heads_of_rows((rows.rows(), rows.cols(), rows.stride()), batch, heads)?;
+        let start = NonNull::new(rows.as_mut_ptr()).expect("a view points somewhere");
+        // SAFETY: these are the elements of `rows`, each in one place; they were its alone, and it is gone.
+        Ok(unsafe { Self::from_raw(start, shape, strides) })
     }
 
     /// # Safety

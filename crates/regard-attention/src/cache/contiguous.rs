@@ -89,6 +89,16 @@ impl Cache {
         self.capacity
     }
 
+    /// Key/value heads.
+    pub fn kv_heads(&self) -> usize {
+        self.format.kv_heads
+    }
+
+    /// Numbers of a key and of a value.
+    pub fn dims(&self) -> [usize; 2] {
+        [self.format.dim_k, self.format.dim_v]
+    }
+
     /// How it stores numbers.
     pub fn dtype(&self) -> CacheDtype {
         self.format.dtype
