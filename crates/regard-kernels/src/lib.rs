@@ -27,6 +27,7 @@ mod rows;
 mod scale;
 mod small;
 mod tile;
+mod transpose;
 pub mod trial;
 
 use regard_simd::Isa;

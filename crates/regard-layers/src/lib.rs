@@ -2,5 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod error;
+mod product;
 
 pub use error::Error;
+pub use product::{Before, Side, multiply, product_need};
