@@ -34,6 +34,7 @@ mod scale;
 mod small;
 mod sums;
 mod tile;
+mod transpose;
 pub mod trial;
 
 use regard_simd::Isa;

@@ -126,8 +126,7 @@ impl FlashAttention {
             Sinks::None => None,
             Sinks::Learned => Some(scope.add("sinks", &[sizes.heads], Initial::Constant(0.0))?),
         };
-        let dropout =
-            (dropout > 0.0).then(|| regard_attention::Dropout { probability: dropout, seed: scope.seed() });
+        let dropout = (dropout > 0.0).then(|| regard_attention::Dropout { probability: dropout, seed: scope.seed() });
         let options = Options { scale, softcap, dropout, ..Options::default() };
         Ok(FlashAttention { projections, mask, options, rotary, sinks })
     }

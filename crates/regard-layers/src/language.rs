@@ -7,8 +7,9 @@ use regard_memory::{Frame, Need, Rows, RowsMut};
 
 use crate::{
     Before, Bias, ContextInlet, Embedding, Error, FeedForward, FeedForwardKind, FlashAttention, FlashConfig, Gradients,
-    HeadSizes, Initial, Layer, Linear, LinearAttention, LinearConfig, LinearRule, Mixer, Mode, Norm, NormKind, Parameters,
-    Pass, SharedAttentionContext, Side, Size, TransformerBlock, Workspace, cross_entropy, cross_entropy_need,
+    HeadSizes, Initial, Layer, Linear, LinearAttention, LinearConfig, LinearRule, Mixer, Mode, Norm, NormKind,
+    Parameters, Pass, SharedAttentionContext, Side, Size, TransformerBlock, Workspace, cross_entropy,
+    cross_entropy_need,
 };
 
 /// A language model of pre-norm blocks: token embedding, blocks (RMSNorm, a mixer, SwiGLU), a norm, and logits. With softmax
@@ -150,16 +151,13 @@ impl LanguageModel {
             let mixer = config.mixer(&mut scope.scope("self_attn"), normal)?;
             let second = Norm::new(&mut scope.scope("post_attention_layernorm"), NormKind::Rms, width, eps)?;
             let swiglu = FeedForwardKind::Gated(Activation::Silu);
-            let feed_forward =
-                FeedForward::with(&mut scope.scope("mlp"), swiglu, width, hidden, Bias::None, normal)?;
+            let feed_forward = FeedForward::with(&mut scope.scope("mlp"), swiglu, width, hidden, Bias::None, normal)?;
             blocks.push(TransformerBlock::new([first, second], mixer, feed_forward)?);
         }
         let norm = Norm::new(&mut root.scope("model.norm"), NormKind::Rms, width, eps)?;
         let head = match config.head {
             Head::Tied => None,
-            Head::Own => {
-                Some(Linear::with(&mut root.scope("lm_head"), width, vocabulary, Bias::None, normal[0])?)
-            }
+            Head::Own => Some(Linear::with(&mut root.scope("lm_head"), width, vocabulary, Bias::None, normal[0])?),
         };
         Ok(LanguageModel { config, embedding, blocks, inlets, norm, head })
     }
@@ -180,7 +178,12 @@ impl LanguageModel {
     }
 
     /// What [`LanguageModel::learn`] takes: the activations.
-    pub fn learn_need(&self, size: Size, recomputation: Recomputation, context: Option<&SharedAttentionContext>) -> Need {
+    pub fn learn_need(
+        &self,
+        size: Size,
+        recomputation: Recomputation,
+        context: Option<&SharedAttentionContext>,
+    ) -> Need {
         let rows = self.rows_need(size);
         let observed = context.map_or(Need::NONE, SharedAttentionContext::observe_need);
         let inlet = context.map_or(Need::NONE, |context| context.need(size.rows()));
@@ -415,8 +418,12 @@ impl LanguageModel {
 
     fn check_context(&self, context: Option<&SharedAttentionContext>) -> Result<(), Error> {
         match (self.config.context, context) {
-            (ContextUse::None, Some(_)) => Err(Error::setting("shared context", "given", "none, as the model has none")),
-            (ContextUse::Shared, None) => Err(Error::setting("shared context", "none", "given, as the model shares one")),
+            (ContextUse::None, Some(_)) => {
+                Err(Error::setting("shared context", "given", "none, as the model has none"))
+            }
+            (ContextUse::Shared, None) => {
+                Err(Error::setting("shared context", "none", "given, as the model shares one"))
+            }
             (_, Some(context)) if context.width() != self.config.width => {
                 Err(Error::setting("width of the shared context", context.width(), self.config.width))
             }

@@ -28,22 +28,20 @@ pub use embedding::Embedding;
 pub use error::Error;
 pub use feed_forward::{FeedForward, FeedForwardKept, FeedForwardKind};
 pub use flash::{FlashAttention, FlashConfig, FlashKept, Sinks};
-pub use language::{
-    Batch, ContextUse, Head, LanguageConfig, LanguageModel, MixerKind, Objective, Recomputation,
-};
+pub use language::{Batch, ContextUse, Head, LanguageConfig, LanguageModel, MixerKind, Objective, Recomputation};
 pub use layer::{Layer, gradients, run};
 pub use linear::{Bias, Linear};
 pub use linear_attention::{LinearAttention, LinearAttentionKept, LinearConfig, LinearRule};
-pub use local_global::{
-    LocalGlobalAttention, LocalGlobalConfig, LocalGlobalForm, LocalGlobalKept, Sight,
-};
+pub use local_global::{LocalGlobalAttention, LocalGlobalConfig, LocalGlobalForm, LocalGlobalKept, Sight};
 pub use loss::{cross_entropy, cross_entropy_need};
 pub use mixer::{Mixer, MixerKept};
-pub use multi_head::{KeyHeads, Keys, MultiHeadAttention, MultiHeadCache, MultiHeadCall, MultiHeadConfig, MultiHeadKept};
+pub use multi_head::{
+    KeyHeads, Keys, MultiHeadAttention, MultiHeadCache, MultiHeadCall, MultiHeadConfig, MultiHeadKept,
+};
 pub use norm::{Norm, NormKind};
 pub use optimiser::{Optimiser, OptimiserConfig, Schedule, gradient_length};
 pub use parameters::{Gradients, Initial, Parameter, Parameters, Scope};
-pub use projections::HeadSizes;
 pub use product::{Before, Side, multiply, product_need};
+pub use projections::HeadSizes;
 pub use shared_context::{ContextInlet, SharedAttentionContext};
 pub use workspace::{Mode, Pass, Size, Workspace};

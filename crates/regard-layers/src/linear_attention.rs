@@ -5,9 +5,7 @@ use regard_memory::{Frame, Need, Rows, RowsMut, TensorMut, chunks_of};
 
 use crate::projections::Projections;
 use crate::workspace::{heads_of, heads_of_mut};
-use crate::{
-    Before, Bias, Error, Gradients, HeadSizes, Initial, Layer, Linear, Norm, NormKind, Pass, Scope, Size,
-};
+use crate::{Before, Bias, Error, Gradients, HeadSizes, Initial, Layer, Linear, Norm, NormKind, Pass, Scope, Size};
 
 /// What the logarithm of a gate is divided by, so that gates begin near 1: the temperature of Yang et al., 2023, section 4.4.
 const TEMPERATURE: f32 = 16.0;

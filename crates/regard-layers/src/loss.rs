@@ -38,17 +38,23 @@ pub fn cross_entropy(
     let mut frame = frame.scope();
     let losses = frame.take::<f64>(targets.len());
     let kernels = pass.kernels;
-    pass.pool.run((chunks_of(logits, BLOCK * vocabulary), chunks_of(&mut *losses, BLOCK)), |index, (logits, losses)| {
-        let rows = targets[index * BLOCK..].iter().zip(&weights[index * BLOCK..]);
-        for ((logits, loss), (&target, &weight)) in logits.chunks_exact_mut(vocabulary).zip(losses).zip(rows) {
-            *loss = match weight {
-                0.0 => {
-                    logits.fill(0.0);
-                    0.0
-                }
-                _ => kernels.cross_entropy(logits, target as usize, weight).expect("a target of the vocabulary").into(),
-            };
-        }
-    });
+    pass.pool.run(
+        (chunks_of(logits, BLOCK * vocabulary), chunks_of(&mut *losses, BLOCK)),
+        |index, (logits, losses)| {
+            let rows = targets[index * BLOCK..].iter().zip(&weights[index * BLOCK..]);
+            for ((logits, loss), (&target, &weight)) in logits.chunks_exact_mut(vocabulary).zip(losses).zip(rows) {
+                *loss = match weight {
+                    0.0 => {
+                        logits.fill(0.0);
+                        0.0
+                    }
+                    _ => kernels
+                        .cross_entropy(logits, target as usize, weight)
+                        .expect("a target of the vocabulary")
+                        .into(),
+                };
+            }
+        },
+    );
     Ok(losses.iter().sum())
 }

@@ -159,6 +159,11 @@ pub(crate) fn heads_of(rows: &[f32], size: Size, heads: usize, dim: usize) -> Re
 }
 
 /// The same, to be written.
-pub(crate) fn heads_of_mut(rows: &mut [f32], size: Size, heads: usize, dim: usize) -> Result<TensorMut<'_, f32>, Error> {
+pub(crate) fn heads_of_mut(
+    rows: &mut [f32],
+    size: Size,
+    heads: usize,
+    dim: usize,
+) -> Result<TensorMut<'_, f32>, Error> {
     Ok(TensorMut::of_rows(RowsMut::contiguous(rows, size.rows(), heads * dim)?, size.batch, heads)?)
 }

@@ -22,6 +22,7 @@ mod buffer;
 mod counting;
 mod cuts;
 mod error;
+mod grid;
 #[cfg(feature = "ndarray")]
 mod ndarray;
 mod need;
@@ -45,6 +46,7 @@ pub use bytemuck::{Zeroable, cast_slice, cast_slice_mut, try_cast_slice, try_cas
 pub use counting::{CountingAllocator, Taken};
 pub use cuts::{CutParts, Cuts};
 pub use error::{Error, Result};
+pub use grid::GridParts;
 pub use need::Need;
 pub use pages::Pages;
 pub use parts::{Backwards, Chunks, Each, Indices, Parts, Pieces, backwards, chunks_of, each_of, pieces_of};

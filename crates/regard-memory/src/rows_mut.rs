@@ -188,7 +188,7 @@ impl<'a, T> RowsMut<'a, T> {
     /// # Safety
     ///
     /// No element of the block is used through `self` or another block for `'a`.
-    unsafe fn part(&self, rows: Range<usize>, cols: Range<usize>) -> Self {
+    pub(crate) unsafe fn part(&self, rows: Range<usize>, cols: Range<usize>) -> Self {
         let skip = skip_to(self.rows, self.cols, self.stride, &rows, &cols);
         // SAFETY: a block that is not empty starts, and ends, within the reach of this view; the caller keeps it alone.
         unsafe { Self::from_raw(self.start.add(skip), rows.len(), cols.len(), self.stride) }

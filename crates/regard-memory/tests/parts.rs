@@ -66,6 +66,29 @@ proptest! {
     }
 
     #[test]
+    fn blocks_of_a_grid_come_once(
+        rows in 0usize..8, cols in 0usize..8, gap in 0usize..3, down in 1usize..5, across in 1usize..5,
+    ) {
+        let mut data = vec![0; rows * (cols + gap)];
+        let view = RowsMut::new(&mut data, rows, cols, cols + gap).unwrap();
+        let mut columns = 0;
+        for ((row, col), mut part) in all(view.grid_parts(down, across)) {
+            prop_assert!(col >= columns, "column by column");
+            columns = col;
+            prop_assert_eq!((part.rows(), part.cols()), (down.min(rows - row), across.min(cols - col)));
+            for r in 0..part.rows() {
+                for (c, value) in part.row_mut(r).iter_mut().enumerate() {
+                    *value += 1 + (row + r) * cols + col + c;
+                }
+            }
+        }
+        for (at, value) in data.iter().enumerate() {
+            let (row, col) = (at / (cols + gap), at % (cols + gap));
+            prop_assert_eq!(*value, if col < cols { 1 + row * cols + col } else { 0 });
+        }
+    }
+
+    #[test]
     fn blocks_of_a_tensor_come_in_order_and_are_all_of_it(
         shape in prop::array::uniform4(0usize..6), heads in 1usize..4, seq in 1usize..4, swapped in any::<bool>(),
     ) {

@@ -65,6 +65,30 @@ proptest! {
         }
     }
 
+    /// Every number goes to its place, zeros fill the rest of the rows, and nothing else is touched.
+    #[test]
+    fn transposing_turns_over(
+        rows in 0..=40_usize, cols in 0..=40_usize, behind in 0..=20_usize, gap in 0..=3_usize, seed: u64,
+    ) {
+        let from = draw(&mut seeded(seed), rows * (cols + gap));
+        let stride = rows + behind + gap;
+        for isa in Isa::available() {
+            let mut to = vec![7.0; cols * stride];
+            let view = Rows::new(&from, rows, cols, cols + gap).unwrap();
+            let out = RowsMut::new(&mut to, cols, rows + behind, stride).unwrap();
+            Kernels::new(isa).transpose(view, out).unwrap();
+            for (at, &x) in to.iter().enumerate() {
+                let (col, row) = (at / stride, at % stride);
+                let expected = match row {
+                    _ if row < rows => from[row * (cols + gap) + col],
+                    _ if row < rows + behind => 0.0,
+                    _ => 7.0,
+                };
+                prop_assert_eq!(x, expected, "{} row {} column {}", isa, col, row);
+            }
+        }
+    }
+
     /// What stands on the other side of a triangle is not looked at.
     #[test]
     fn triangles_have_no_other_side(n in 1..=40_usize, lower: bool, down: bool, seed: u64) {

@@ -146,7 +146,11 @@ impl<'a> MultiHeadCall<'a> {
         let (layer, (batch, _, inputs)) = (self.layer, self.x.dim());
         let outputs = layer.config.outputs;
         if self.residual == Residual::Input && inputs != outputs {
-            return Err(Error::setting("add_input", format!("on {inputs} inputs"), format!("on {outputs}, the outputs")));
+            return Err(Error::setting(
+                "add_input",
+                format!("on {inputs} inputs"),
+                format!("on {outputs}, the outputs"),
+            ));
         }
         let sources = match &self.source {
             Source::Memory(memory) => Some(("memory", memory.dim().0)),
@@ -185,9 +189,8 @@ impl<'a> MultiHeadCall<'a> {
         workspace: &mut Workspace,
     ) -> Result<Vec<f32>, Error> {
         let layer = self.layer;
-        let slice = |array: &ArrayView3<'_, f32>| {
-            rows(array.slice_axis(Axis(0), ndarray::Slice::from(entries.clone())))
-        };
+        let slice =
+            |array: &ArrayView3<'_, f32>| rows(array.slice_axis(Axis(0), ndarray::Slice::from(entries.clone())));
         let (size, x) = slice(&self.x);
         let memory;
         let given;

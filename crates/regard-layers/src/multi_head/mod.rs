@@ -267,7 +267,11 @@ impl MultiHeadAttention {
     }
 
     /// The products that project a part of a row, each with the first column of its results and its bias.
-    fn products(&self, part: Part, heads: KeyHeads) -> impl Iterator<Item = (Matrix, usize, Option<Parameter>)> + use<> {
+    fn products(
+        &self,
+        part: Part,
+        heads: KeyHeads,
+    ) -> impl Iterator<Item = (Matrix, usize, Option<Parameter>)> + use<> {
         let MultiHeadConfig { inputs, .. } = self.config;
         let ([q, k, v], [_, all_k, _]) = (self.widths(heads), self.widths(KeyHeads::All));
         // Where each of the three begins: in which tensor, and at which of its rows.
