@@ -32,6 +32,14 @@ pub enum Error {
         /// What is wrong with it.
         problem: &'static str,
     },
+    /// A file that cannot be read or written.
+    #[error("{file}: {problem}")]
+    File {
+        /// Which one.
+        file: String,
+        /// What went wrong.
+        problem: String,
+    },
     /// A gradient that is no finite number.
     #[error("the gradient of `{name}` is not finite")]
     NotFinite {
@@ -52,6 +60,10 @@ pub enum Error {
 impl Error {
     pub(crate) fn shape(tensor: &str, has: &[usize], expected: String) -> Error {
         Error::Shape { tensor: tensor.to_owned(), has: has.to_vec(), expected }
+    }
+
+    pub(crate) fn file(path: &std::path::Path, problem: String) -> Error {
+        Error::File { file: path.display().to_string(), problem }
     }
 
     pub(crate) fn setting(setting: &'static str, has: impl ToString, expected: impl ToString) -> Error {

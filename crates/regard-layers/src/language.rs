@@ -359,6 +359,33 @@ impl LanguageModel {
         self.logits(&mut pass, Rows::contiguous(normed, size.rows(), self.config.width)?, logits)
     }
 
+    /// The logits `[batch, vocabulary]` of the last token of each sequence, of tokens `[batch, tokens]`.
+    ///
+    /// # Errors
+    /// As [`LanguageModel::predict`], or there are no tokens.
+    pub fn predict_last(
+        &self,
+        parameters: &Parameters,
+        workspace: &mut Workspace,
+        size: Size,
+        tokens: &[u32],
+        context: Option<&SharedAttentionContext>,
+        logits: &mut [f32],
+    ) -> Result<(), Error> {
+        self.check(size, tokens)?;
+        self.check_context(context)?;
+        if size.tokens == 0 {
+            return Err(Error::setting("tokens", 0, "at least 1"));
+        }
+        crate::layer::check_rows("logits", logits, Size { tokens: 1, ..size }, self.config.vocabulary)?;
+        let need = self.predict_need(size, context);
+        let (mut tape, mut pass) = workspace.pass(parameters, Mode::Evaluation, need)?;
+        let normed = self.hidden(&mut pass, size, tokens, context, &mut tape)?;
+        let width = self.config.width;
+        let last = Rows::new(&normed[(size.tokens - 1) * width..], size.batch, width, size.tokens * width)?;
+        self.logits(&mut pass, last, logits)
+    }
+
     /// The loss of a batch, without gradients.
     ///
     /// # Errors

@@ -21,6 +21,8 @@ mod product;
 mod projections;
 mod rotary;
 mod shared_context;
+mod store;
+mod trainer;
 mod workspace;
 
 pub use block::{BlockKept, TransformerBlock};
@@ -44,4 +46,6 @@ pub use parameters::{Gradients, Initial, Parameter, Parameters, Scope};
 pub use product::{Before, Side, multiply, product_need};
 pub use projections::HeadSizes;
 pub use shared_context::{ContextInlet, SharedAttentionContext};
+pub use store::{StoredTensors, write_tensors};
+pub use trainer::{NotFinite, StepReport, Trainer, TrainingConfig, load_model};
 pub use workspace::{Mode, Pass, Size, Workspace};

@@ -23,30 +23,27 @@ pub(crate) enum Turn {
 /// Tables of turns: sines and cosines cost more than what they are multiplied with.
 #[derive(Debug, Default)]
 pub(crate) struct Turns {
-    tables: Vec<(Rotary, Turn, Vec<f32>)>,
+    tables: Vec<(Rotary, Vec<f32>)>,
 }
 
 impl Turns {
     /// The turns of the first positions, `[tokens, dims]`.
-    fn get(&mut self, rotary: &Rotary, turn: Turn, tokens: usize) -> &[f32] {
-        let at = match self.tables.iter().position(|(r, t, _)| r == rotary && *t == turn) {
+    fn get(&mut self, rotary: &Rotary, tokens: usize) -> &[f32] {
+        let at = match self.tables.iter().position(|(other, _)| other == rotary) {
             Some(at) => at,
             None => {
                 if self.tables.len() == TABLES {
                     self.tables.remove(0);
                 }
-                self.tables.push((rotary.clone(), turn, Vec::new()));
+                self.tables.push((rotary.clone(), Vec::new()));
                 self.tables.len() - 1
             }
         };
-        let (table, dims) = (&mut self.tables[at].2, rotary.dims());
+        let (table, dims) = (&mut self.tables[at].1, rotary.dims());
         for position in table.len().checked_div(dims).unwrap_or(tokens)..tokens {
             let start = table.len();
             table.resize(start + dims, 0.0);
             rotary.turn(position, &mut table[start..]);
-            if turn == Turn::Back {
-                table[start + dims / 2..].iter_mut().for_each(|sine| *sine = -*sine);
-            }
         }
         table
     }
@@ -66,13 +63,17 @@ impl Pass<'_> {
         if dims == 0 || heads.is_empty() {
             return Ok(());
         }
-        let (kernels, turns) = (self.kernels, self.turns.get(rotary, turn, size.tokens));
+        let (kernels, turns) = (self.kernels, self.turns.get(rotary, size.tokens));
         let row = heads.len() / size.rows();
         let rows = (BLOCK / row).max(1);
         self.pool.run(chunks_of(heads, rows * row), |index, heads| {
             for (i, heads) in heads.chunks_exact_mut(row).enumerate() {
-                let turn = &turns[(index * rows + i) % size.tokens * dims..][..dims];
-                kernels.rotate(RotaryOrder::HalfSplit, turn, dim, heads).expect("whole heads");
+                let at = &turns[(index * rows + i) % size.tokens * dims..][..dims];
+                match turn {
+                    Turn::Forth => kernels.rotate(RotaryOrder::HalfSplit, at, dim, heads),
+                    Turn::Back => kernels.rotate_back(RotaryOrder::HalfSplit, at, dim, heads),
+                }
+                .expect("whole heads");
             }
         });
         Ok(())

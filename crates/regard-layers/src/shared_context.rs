@@ -75,9 +75,14 @@ impl SharedAttentionContext {
             return Err(Error::shape("shared context", &[matrix.len()], format!("[{0}, {0}]", self.width)));
         }
         self.running.copy_from_slice(matrix);
+        self.forget();
+        Ok(())
+    }
+
+    /// Forgets what was observed since the last update.
+    pub fn forget(&mut self) {
         self.pending.fill(0.0);
         self.left = 1.0;
-        Ok(())
     }
 
     /// What [`SharedAttentionContext::apply`] takes from the tape, and its backward pass from its frame.

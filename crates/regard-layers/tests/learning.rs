@@ -1,0 +1,182 @@
+//! Language models learn: their gradients are differences of their losses, and steps lower these.
+
+use regard_layers::{
+    Batch, ContextUse, Gradients, Head, LanguageConfig, LanguageModel, LinearRule, MixerKind, Mode, Objective,
+    Optimiser, OptimiserConfig, Parameters, Recomputation, SharedAttentionContext, Size, Workspace,
+};
+
+fn config(mixer: MixerKind) -> LanguageConfig {
+    LanguageConfig {
+        vocabulary: 37,
+        width: 24,
+        layers: 3,
+        heads: 4,
+        kv_heads: 2,
+        head_dim: 6,
+        hidden: 40,
+        mixer,
+        objective: Objective::Causal,
+        eps: 1e-5,
+        rope_theta: 10_000.0,
+        head: Head::Tied,
+        context: ContextUse::None,
+        dropout: 0.0,
+    }
+}
+
+const MIXERS: [MixerKind; 6] = [
+    MixerKind::Softmax,
+    MixerKind::Linear(LinearRule::Plain),
+    MixerKind::Linear(LinearRule::Gated),
+    MixerKind::Linear(LinearRule::GatedByChannel),
+    MixerKind::Linear(LinearRule::Delta),
+    MixerKind::Linear(LinearRule::GatedDelta),
+];
+
+struct Text {
+    size: Size,
+    tokens: Vec<u32>,
+    targets: Vec<u32>,
+    weights: Vec<f32>,
+}
+
+impl Text {
+    /// A walk in which the next token follows from the last one, mostly.
+    fn new(batch: usize, tokens: usize, vocabulary: u32, seed: u32) -> Text {
+        let mut state = seed;
+        let mut random = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            state >> 8
+        };
+        let (mut all, mut targets) = (Vec::new(), Vec::new());
+        for _ in 0..batch {
+            let mut token = random() % vocabulary;
+            for _ in 0..tokens {
+                all.push(token);
+                token = if random() % 8 == 0 { random() % vocabulary } else { (token * 5 + 3) % vocabulary };
+                targets.push(token);
+            }
+        }
+        let weights = vec![1.0 / (batch * tokens) as f32; batch * tokens];
+        Text { size: Size { batch, tokens }, tokens: all, targets, weights }
+    }
+
+    fn batch(&self) -> Batch<'_> {
+        Batch { size: self.size, tokens: &self.tokens, targets: &self.targets, weights: &self.weights }
+    }
+}
+
+const TRAINING: Mode = Mode::Training { first_sequence: 0 };
+
+/// Along a random direction the loss changes as the gradients say.
+#[test]
+fn gradients_are_differences() {
+    for mixer in MIXERS {
+        for context in [ContextUse::None, ContextUse::Shared] {
+            let mut parameters = Parameters::new(3);
+            let model = LanguageModel::new(&mut parameters, LanguageConfig { context, ..config(mixer) }).unwrap();
+            // Away from the beginning, where scores are all but 0.
+            for (i, value) in parameters.values_mut().iter_mut().enumerate() {
+                *value += 0.2 * ((i * 7919) as f32 * 0.37).sin();
+            }
+            let mut shared = (context == ContextUse::Shared).then(|| SharedAttentionContext::new(24).unwrap());
+            if let Some(shared) = &mut shared {
+                let matrix: Vec<f32> = (0..24 * 24).map(|i| (i as f32 * 1.3).sin()).collect();
+                shared.set_matrix(&matrix).unwrap();
+            }
+            let mut workspace = Workspace::new().unwrap();
+            let text = Text::new(2, 33, 37, 5);
+            let mut gradients = Gradients::new(&parameters).unwrap();
+            let recomputation = Recomputation::None;
+            let loss = model
+                .learn(
+                    &parameters,
+                    &mut workspace,
+                    TRAINING,
+                    text.batch(),
+                    recomputation,
+                    &mut gradients,
+                    shared.as_mut(),
+                )
+                .unwrap();
+            let evaluated = model.evaluate(&parameters, &mut workspace, text.batch(), shared.as_ref()).unwrap();
+            assert_eq!(loss, evaluated, "{mixer:?}");
+
+            let direction: Vec<f32> = gradients
+                .values()
+                .iter()
+                .enumerate()
+                .map(|(i, g)| if *g == 0.0 { 0.0 } else { ((i * 104_729) as f32 * 0.11).sin() })
+                .collect();
+            let slope: f64 =
+                gradients.values().iter().zip(&direction).map(|(&g, &d)| f64::from(g) * f64::from(d)).sum();
+            let mut at = |step: f32| {
+                let before = parameters.values().to_vec();
+                parameters.values_mut().iter_mut().zip(&direction).for_each(|(x, d)| *x += step * d);
+                let loss = model.evaluate(&parameters, &mut workspace, text.batch(), shared.as_ref()).unwrap();
+                parameters.values_mut().copy_from_slice(&before);
+                loss
+            };
+            let step = 1e-4;
+            let difference =
+                (8.0 * (at(step) - at(-step)) - (at(2.0 * step) - at(-2.0 * step))) / (12.0 * f64::from(step));
+            println!("{mixer:?} {context:?}: loss {loss:.5}, slope {slope:.6}, difference {difference:.6}");
+            assert!((slope - difference).abs() < 5e-3 * slope.abs().max(0.3), "{mixer:?}: {slope} and {difference}");
+        }
+    }
+}
+
+#[test]
+fn recomputed_blocks_give_the_same_bits() {
+    for mixer in MIXERS {
+        let mut parameters = Parameters::new(3);
+        let config = LanguageConfig { context: ContextUse::Shared, head: Head::Own, ..config(mixer) };
+        let model = LanguageModel::new(&mut parameters, config).unwrap();
+        let text = Text::new(3, 20, 37, 9);
+        let run = |recomputation| {
+            let mut workspace = Workspace::new().unwrap();
+            let mut shared = SharedAttentionContext::new(24).unwrap();
+            let mut gradients = Gradients::new(&parameters).unwrap();
+            let loss = model
+                .learn(
+                    &parameters,
+                    &mut workspace,
+                    TRAINING,
+                    text.batch(),
+                    recomputation,
+                    &mut gradients,
+                    Some(&mut shared),
+                )
+                .unwrap();
+            shared.update();
+            (loss, gradients.values().to_vec(), shared.matrix().to_vec())
+        };
+        assert_eq!(run(Recomputation::None), run(Recomputation::Blocks), "{mixer:?}");
+    }
+}
+
+#[test]
+fn steps_lower_the_loss() {
+    for mixer in MIXERS {
+        let mut parameters = Parameters::new(3);
+        let model = LanguageModel::new(&mut parameters, config(mixer)).unwrap();
+        let mut workspace = Workspace::new().unwrap();
+        let mut gradients = Gradients::new(&parameters).unwrap();
+        let mut optimiser = Optimiser::new(&parameters, OptimiserConfig::default()).unwrap();
+        let mut losses = Vec::new();
+        for step in 0..60 {
+            let text = Text::new(8, 24, 37, step);
+            gradients.clear();
+            let mode = Mode::Training { first_sequence: u64::from(step) * 8 };
+            let recomputation = Recomputation::None;
+            losses.push(
+                model
+                    .learn(&parameters, &mut workspace, mode, text.batch(), recomputation, &mut gradients, None)
+                    .unwrap(),
+            );
+            optimiser.step(&workspace, &mut parameters, &gradients, 1e-2).unwrap();
+        }
+        println!("{mixer:?}: {:.3} -> {:.3}", losses[0], losses[59]);
+        assert!((losses[0] - 37f64.ln()).abs() < 0.3 && losses[59] < 1.5, "{mixer:?}: {losses:?}");
+    }
+}
