@@ -8,8 +8,9 @@ use regard_memory::{Frame, Rows, RowsMut};
 use super::plan::{CHUNK, EDGE, Plan};
 use super::{Before, Side};
 
-/// Rows up to which the right side is read where it lies, if it lies in the order of the steps.
-const IN_PLACE: usize = 12;
+/// Rows up to which the right side is read where it lies, if it lies in the order of the steps. Measured: up to 128 rows packing
+/// costs 4 to 35% of the time and saves nothing, also where rows are 4 KiB apart.
+const IN_PLACE: usize = 192;
 
 /// Steps up to which the left side is read where it lies, whichever way it lies.
 const FEW_STEPS: usize = 32;
