@@ -43,6 +43,17 @@ impl Kernels {
         Ok(())
     }
 
+    /// `y += a∘x`, number by number.
+    ///
+    /// # Errors
+    /// [`Error::Length`] if the lengths differ.
+    pub fn add_products(self, a: &[f32], x: &[f32], y: &mut [f32]) -> Result<(), Error> {
+        Error::check_same("factors", a.len(), y.len())?;
+        Error::check_same("what is added", x.len(), y.len())?;
+        self.isa().run(AddProducts(a, x, y));
+        Ok(())
+    }
+
     /// `out += Σ rows`, one row after the other: the gradient of a bias. A column's bits do not depend on the columns beside
     /// it, so they may be shared out.
     ///
@@ -143,6 +154,22 @@ impl Kernel for AddScaled<'_> {
             [y],
             #[inline(always)]
             |[x], [y]| [s.fma(a, x, y)],
+        );
+    }
+}
+
+struct AddProducts<'a>(&'a [f32], &'a [f32], &'a mut [f32]);
+
+impl Kernel for AddProducts<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        each(
+            s,
+            [self.0, self.1],
+            [self.2],
+            #[inline(always)]
+            |[a, x], [y]| [s.fma(a, x, y)],
         );
     }
 }

@@ -8,8 +8,8 @@ use regard_memory::{Frame, Need, Rows, RowsMut};
 use crate::{
     Before, Bias, ContextInlet, Embedding, Error, FeedForward, FeedForwardKind, FlashAttention, FlashConfig, Gradients,
     HeadSizes, Initial, Layer, Linear, LinearAttention, LinearConfig, LinearRule, Mixer, Mode, Norm, NormKind,
-    Parameters, Pass, SharedAttentionContext, Side, Size, TransformerBlock, Workspace, cross_entropy,
-    cross_entropy_need,
+    Parameters, Pass, SharedAttentionContext, Side, Size, StateSpace, StateSpaceConfig, TransformerBlock, Workspace,
+    cross_entropy, cross_entropy_need,
 };
 
 /// A language model of pre-norm blocks: token embedding, blocks (RMSNorm, a mixer, SwiGLU), a norm, and logits. With softmax
@@ -66,6 +66,8 @@ pub enum MixerKind {
     Softmax,
     /// Linear attention by a rule.
     Linear(LinearRule),
+    /// Mamba-2, of twice the width, in heads of `head_dim`, with keys and queries of 64.
+    StateSpace,
 }
 
 /// What a model is trained for.
@@ -480,6 +482,21 @@ impl LanguageConfig {
                 };
                 let config = LinearConfig { direction, initial: Some(initial), ..LinearConfig::new(sizes, rule) };
                 Mixer::Linear(LinearAttention::new(scope, config)?)
+            }
+            MixerKind::StateSpace => {
+                if self.objective == Objective::Denoising {
+                    return Err(regard_attention::Error::Causal.into());
+                }
+                if !(2 * width).is_multiple_of(head_dim.max(1)) {
+                    return Err(Error::setting(
+                        "head_dim",
+                        head_dim,
+                        format!("a divisor of {}, twice the width", 2 * width),
+                    ));
+                }
+                let sizes = StateSpaceConfig::new(width, 2 * width / head_dim.max(1));
+                let config = StateSpaceConfig { head_dim, eps: self.eps, ..sizes };
+                Mixer::StateSpace(StateSpace::with(scope, config, Some(initial))?)
             }
         })
     }

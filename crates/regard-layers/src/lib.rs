@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod block;
+mod convolution;
 mod embedding;
 mod error;
 mod feed_forward;
@@ -21,6 +22,7 @@ mod product;
 mod projections;
 mod rotary;
 mod shared_context;
+mod state_space;
 mod store;
 mod trainer;
 mod workspace;
@@ -46,6 +48,7 @@ pub use parameters::{Gradients, Initial, Parameter, Parameters, Scope};
 pub use product::{Before, Side, multiply, product_need};
 pub use projections::HeadSizes;
 pub use shared_context::{ContextInlet, SharedAttentionContext};
+pub use state_space::{StateSpace, StateSpaceConfig, StateSpaceKept};
 pub use store::{StoredTensors, write_tensors};
 pub use trainer::{NotFinite, StepReport, Trainer, TrainingConfig, load_model};
 pub use workspace::{Mode, Pass, Size, Workspace};

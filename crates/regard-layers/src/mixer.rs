@@ -4,7 +4,8 @@ use regard_memory::{Frame, Need};
 
 use crate::flash::FlashKept;
 use crate::linear_attention::LinearAttentionKept;
-use crate::{Error, FlashAttention, Gradients, Layer, LinearAttention, Pass, Size};
+use crate::state_space::StateSpaceKept;
+use crate::{Error, FlashAttention, Gradients, Layer, LinearAttention, Pass, Size, StateSpace};
 
 /// What lets tokens see each other.
 #[derive(Clone, Debug)]
@@ -13,6 +14,8 @@ pub enum Mixer {
     Softmax(FlashAttention),
     /// A recurrence: plain, gated, delta.
     Linear(LinearAttention),
+    /// Mamba-2.
+    StateSpace(StateSpace),
 }
 
 /// What a mixer keeps for its backward pass.
@@ -22,6 +25,8 @@ pub enum MixerKept<'a> {
     Softmax(FlashKept<'a>),
     /// Of a recurrence.
     Linear(LinearAttentionKept<'a>),
+    /// Of Mamba-2.
+    StateSpace(StateSpaceKept<'a>),
 }
 
 /// Calls a method of whichever mixer it is.
@@ -30,6 +35,7 @@ macro_rules! for_mixer {
         match $mixer {
             Mixer::Softmax($layer) => $call,
             Mixer::Linear($layer) => $call,
+            Mixer::StateSpace($layer) => $call,
         }
     };
 }
@@ -69,6 +75,10 @@ impl Layer for Mixer {
                 let (out, kept) = layer.forward(pass, size, x, tape)?;
                 (out, MixerKept::Linear(kept))
             }
+            Mixer::StateSpace(layer) => {
+                let (out, kept) = layer.forward(pass, size, x, tape)?;
+                (out, MixerKept::StateSpace(kept))
+            }
         })
     }
 
@@ -87,6 +97,9 @@ impl Layer for Mixer {
                 layer.backward(pass, size, kept, dout, gradients, dx, frame)
             }
             (Mixer::Linear(layer), MixerKept::Linear(kept)) => {
+                layer.backward(pass, size, kept, dout, gradients, dx, frame)
+            }
+            (Mixer::StateSpace(layer), MixerKept::StateSpace(kept)) => {
                 layer.backward(pass, size, kept, dout, gradients, dx, frame)
             }
             _ => Err(Error::setting("what was kept", "another mixer's", "this one's")),

@@ -68,7 +68,7 @@ impl Parameter {
 }
 
 /// What a tensor's numbers are before anything is learned.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug)]
 pub enum Initial {
     /// All the same.
     Constant(f32),
@@ -76,6 +76,8 @@ pub enum Initial {
     Normal(f32),
     /// Uniform between the negative of this and this.
     Uniform(f32),
+    /// A function of a number's place, and of how many there are.
+    Function(fn(usize, usize) -> f32),
 }
 
 impl Initial {
@@ -92,6 +94,10 @@ impl Initial {
     fn fill(self, values: &mut [f32], random: &mut ChaCha8Rng) {
         match self {
             Initial::Constant(value) => values.fill(value),
+            Initial::Function(of) => {
+                let count = values.len();
+                values.iter_mut().enumerate().for_each(|(i, value)| *value = of(i, count));
+            }
             Initial::Normal(deviation) => {
                 let normal = |random: &mut ChaCha8Rng| -> f32 { StandardNormal.sample(random) };
                 values.iter_mut().for_each(|value| *value = deviation * normal(random));

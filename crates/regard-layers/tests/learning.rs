@@ -24,13 +24,14 @@ fn config(mixer: MixerKind) -> LanguageConfig {
     }
 }
 
-const MIXERS: [MixerKind; 6] = [
+const MIXERS: [MixerKind; 7] = [
     MixerKind::Softmax,
     MixerKind::Linear(LinearRule::Plain),
     MixerKind::Linear(LinearRule::Gated),
     MixerKind::Linear(LinearRule::GatedByChannel),
     MixerKind::Linear(LinearRule::Delta),
     MixerKind::Linear(LinearRule::GatedDelta),
+    MixerKind::StateSpace,
 ];
 
 struct Text {

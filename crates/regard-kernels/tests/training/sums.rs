@@ -38,6 +38,19 @@ proptest! {
         }
     }
 
+    #[test]
+    fn products(len in 0..100_usize, seed: u64) {
+        let (a, x, y) = (numbers(seed, len, 2.0), numbers(!seed, len, 2.0), numbers(seed ^ 1, len, 2.0));
+        for isa in Isa::available() {
+            let mut sum = y.clone();
+            Kernels::new(isa).add_products(&a, &x, &mut sum).unwrap();
+            for i in 0..len {
+                let exact = f64::from(a[i]) * f64::from(x[i]) + f64::from(y[i]);
+                prop_assert!((f64::from(sum[i]) - exact).abs() <= 6.0 * ROUNDING + ROUNDING * exact.abs(), "{isa}");
+            }
+        }
+    }
+
     /// Columns are summed one row after the other, whichever columns are summed together.
     #[test]
     fn columns(rows in 0..12_usize, cols in 0..70_usize, behind in 0..3_usize, cut in 0..70_usize, seed: u64) {
