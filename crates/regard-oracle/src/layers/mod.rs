@@ -2,7 +2,8 @@
 //!
 //! A layer is a function from [`Tensor`]s to a [`Tensor`], or a struct of settings that has one; sizes are the tensors' own.
 //! Weights come by name, in [`Tensors`], and so do gradients: [`differences`] takes them of whatever is computed from named
-//! tensors, so a layer here has no backward pass that could be wrong.
+//! tensors, so a layer here has no backward pass that could be wrong. The feature `golden` reads cases that others have
+//! computed.
 //!
 //! ```
 //! use regard_oracle::layers::{Tensor, Tensors, differences, linear};
@@ -22,6 +23,8 @@ mod activation;
 mod block;
 mod differences;
 mod feed_forward;
+#[cfg(feature = "golden")]
+mod golden;
 mod linear;
 mod local_global;
 mod multi_head;
@@ -34,6 +37,8 @@ pub use activation::{Activation, erf};
 pub use block::Block;
 pub use differences::differences;
 pub use feed_forward::feed_forward;
+#[cfg(feature = "golden")]
+pub use golden::{Case, cases};
 pub use linear::{cross_entropy, embedding, linear};
 pub use local_global::LocalGlobal;
 pub use multi_head::{MultiHead, heads_of, merge_heads};

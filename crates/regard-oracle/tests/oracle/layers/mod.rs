@@ -1,6 +1,7 @@
-//! Layers, as far as they can be checked by hand.
+//! Layers, by hand where they can be, and by what PyTorch makes of them.
 
 mod attention;
+mod golden;
 mod shared_context;
 mod tokens;
 
