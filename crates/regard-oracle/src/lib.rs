@@ -5,6 +5,8 @@
 //! [`scores`](Attention::scores). The same formulas in f32, [`plain`](Attention::plain) and
 //! [`plain_gradients`](Attention::plain_gradients), are the yardstick of how far off a result may be.
 //!
+//! A layer is a function of named tensors, in [`layers`].
+//!
 //! [`Set`] is the set theory of masks. A [`Problem`] owns its numbers; the feature `random` draws problems, and the
 //! feature `golden` brings some that PyTorch has solved.
 //!
@@ -33,6 +35,7 @@ mod favor;
 mod forward;
 #[cfg(feature = "golden")]
 mod golden;
+pub mod layers;
 mod numbers;
 mod pair;
 mod problem;

@@ -4,6 +4,7 @@
 mod differences;
 mod forward;
 mod golden;
+mod layers;
 
 mod scores;
 
