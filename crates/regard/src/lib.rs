@@ -19,6 +19,7 @@
 //! - [`Mask`]: which pairs live, with `|`, `&` and `!`.
 //! - [`draw`]: masks and their layouts as SVG and PNG.
 //! - `graph` (a feature, on unless turned off): graph masks and retrieval over an HNSW index of the keys.
+//! - [`layers`]: layers with exact gradients, language models that learn, AdamW.
 //! - [`models`]: language models from GGUF files.
 //! - [`kernels`], [`memory`], [`threads`], [`simd`]: the floors below, usable alone.
 #![forbid(unsafe_code)]
@@ -34,6 +35,10 @@ struct Guide;
 #[cfg(all(doctest, feature = "graph"))]
 #[doc = include_str!("../../../docs/graph.md")]
 struct Graph;
+
+#[cfg(all(doctest, feature = "graph"))]
+#[doc = include_str!("../../../docs/layers.md")]
+struct Layers;
 
 #[cfg(doctest)]
 #[doc = include_str!("../../../docs/linear.md")]
@@ -54,6 +59,7 @@ pub use regard_draw as draw;
 #[cfg(feature = "graph")]
 pub use regard_graph as graph;
 pub use regard_kernels as kernels;
+pub use regard_layers as layers;
 pub use regard_masks::{self as masks, Mask};
 pub use regard_memory as memory;
 pub use regard_models as models;
