@@ -68,7 +68,8 @@ fn arrows_point_down() {
 #[test]
 fn unsafe_stays_below() {
     let crates = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate lies among the others");
-    let libraries = ["regard-masks", "regard-attention", "regard-draw", "regard-graph", "regard-layers", "regard-models", "regard"];
+    let libraries =
+        ["regard-masks", "regard-attention", "regard-draw", "regard-graph", "regard-layers", "regard-models", "regard"];
     for name in libraries.into_iter().chain(["regard-oracle"]) {
         let root = fs::read_to_string(crates.join(name).join("src/lib.rs")).expect("a library has a root");
         assert!(root.contains("#![forbid(unsafe_code)]"), "{name} does not forbid unsafe code");
