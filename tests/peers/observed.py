@@ -11,8 +11,9 @@ import json
 import pathlib
 
 import torch
-from transformers import AttentionInterface, AutoModelForCausalLM
+from transformers import AttentionInterface, AttentionMaskInterface, AutoModelForCausalLM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 
 FOLDERS = ["llama", "qwen3", "phi3"]
 POSITIONS = [0, 1, 99, 255, 256, 299]
@@ -46,5 +47,7 @@ if __name__ == "__main__":
     parser.add_argument("--folders", type=pathlib.Path, default=here / "crates/regard-models/tests/data/folders")
     arguments = parser.parse_args()
     AttentionInterface.register("watched", watched)
+    # Without one there would be no window.
+    AttentionMaskInterface.register("watched", sdpa_mask)
     for name in FOLDERS:
         observe(arguments.folders / name)

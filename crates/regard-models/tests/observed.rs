@@ -22,7 +22,7 @@ fn model(name: &str) -> (Model, Vec<u32>) {
 
 /// `[block][token]`: query heads, key heads and value heads, one after the other; and the last logits.
 fn observe(model: &Model, feeds: &[&[u32]], cache: CacheDtype) -> (Vec<Vec<Vec<f32>>>, Vec<f32>) {
-    let tokens = feeds.iter().map(|tokens| tokens.len()).sum();
+    let tokens: usize = feeds.iter().map(|tokens| tokens.len()).sum();
     let mut session = model.session(tokens, cache).expect("there is memory");
     let mut seen = vec![Vec::new(); model.description().blocks.len()];
     let mut logits = Vec::new();
@@ -53,7 +53,7 @@ fn attention_takes_what_pytorch_s_takes() {
         let bytes = std::fs::read(fixture("folders").join(name).join("observed.bin")).expect("the file is there");
         let expected: Vec<f32> = bytes.as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect();
         let rows = seen.iter().flat_map(|rows| POSITIONS.map(|at| rows[at].as_slice()));
-        assert_eq!(expected.len(), rows.clone().map(<[f32]>::len).sum());
+        assert_eq!(expected.len(), rows.clone().map(<[f32]>::len).sum::<usize>());
         let mut rest = expected.as_slice();
         for (at, row) in rows.enumerate() {
             let (expected, others) = rest.split_at(row.len());

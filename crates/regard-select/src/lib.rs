@@ -16,6 +16,7 @@
 //! | --- | --- |
 //! | [`Scores::top`] | the blocks with the highest scores, as many as a [`Budget`] says |
 //! | [`Scores::window`] | the nearest blocks, as few as hold a share of the mass |
+//! | [`Scores::above`] | the blocks of which each holds a share of the mass |
 //!
 //! ```
 //! use ndarray::Array4;

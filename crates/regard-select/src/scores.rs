@@ -82,6 +82,21 @@ impl Scores {
         }))
     }
 
+    /// Every column whose share of its row's mass is at least this, where a column's mass is `e^score`; and the row's own and the
+    /// first. Rows and heads whose mass is spread keep more than others.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] for a share that is not in 0 to 1.
+    pub fn above(&self, share: f64) -> Result<Choice, Error> {
+        check::within("share of the mass", share, (0.0..=1.0).contains(&share), "in 0 to 1")?;
+        Ok(self.choose(|row, scores, kept| {
+            let masses = masses(scores);
+            let least = share * masses.iter().sum::<f64>();
+            kept.iter_mut().zip(&masses).for_each(|(kept, mass)| *kept = *mass >= least);
+            (kept[0], kept[self.blocks.own(row)]) = (true, true);
+        }))
+    }
+
     /// One choice for all heads that share keys: each head's score becomes the logarithm of the mean, over the heads of its group,
     /// of what a softmax over the row's columns gives them.
     ///

@@ -19,6 +19,7 @@
 //! - [`Mask`]: which pairs live, with `|`, `&` and `!`.
 //! - [`draw`]: masks and their layouts as SVG and PNG.
 //! - `graph` (a feature, on unless turned off): graph masks and retrieval over an HNSW index of the keys.
+//! - [`select`]: masks chosen by content, by summaries of blocks or by what a selector has learned.
 //! - [`models`]: language models from GGUF files.
 //! - [`kernels`], [`memory`], [`threads`], [`simd`]: the floors below, usable alone.
 #![forbid(unsafe_code)]
@@ -43,6 +44,10 @@ struct Linear;
 #[doc = include_str!("../../../docs/masks.md")]
 struct Masks;
 
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/select.md")]
+struct Select;
+
 pub use regard_attention::{
     Attention, Cache, CacheDtype, Cached, Chosen, Crossovers, Differentiable, Direction, Dropout, Element,
     Error as AttentionError, Favor, FavorAttention, FavorFeatures, FavorGradientArrays, FavorGradients, FavorInputs,
@@ -57,5 +62,6 @@ pub use regard_kernels as kernels;
 pub use regard_masks::{self as masks, Mask};
 pub use regard_memory as memory;
 pub use regard_models as models;
+pub use regard_select as select;
 pub use regard_simd as simd;
 pub use regard_threads as threads;

@@ -30,15 +30,17 @@ use crate::{Blocks, Error, check};
 /// use ndarray::Array4;
 /// use regard_select::{Budget, Select, Selector, Training};
 ///
+/// // Some blocks have keys that are all alike, some have a few large ones that their mean does not show.
 /// let text = |phase: usize| {
 ///     let q = Array4::from_shape_fn((1, 2, 200, 8), |(_, h, i, c)| ((h + i / 16 * 5 + c * phase) as f32).sin());
-///     let k = Array4::from_shape_fn((1, 1, 200, 8), |(_, _, i, c)| ((i / 16 * 3 + c * phase) as f32).cos() * 2.0);
+///     let size = |i: usize| if i / 16 % 3 > 0 { 1.0 } else { (i % 5) as f32 * 2.0 - 4.0 };
+///     let k = Array4::from_shape_fn((1, 1, 200, 8), |(_, _, i, c)| size(i) * ((i / 16 * 3 + c * phase) as f32).cos());
 ///     (q, k)
 /// };
 /// let ((q, k), (other_q, other_k)) = (text(1), text(2));
 /// let lesson = Select::new(q.view(), k.view()).block(16).lesson()?;
 /// let trained = Selector::train(&[lesson], &Training { rank: 4, steps: 50, ..Training::default() })?;
-/// assert!(trained.losses[50] < trained.losses[0]);
+/// assert!(trained.losses[50] < 0.9 * trained.losses[0]);
 ///
 /// // On another text.
 /// let select = Select::new(other_q.view(), other_k.view()).block(16);

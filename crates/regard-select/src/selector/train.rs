@@ -25,9 +25,11 @@ pub struct Training {
     pub seed: u64,
 }
 
+/// What did best on two windows beside eight that were learned from, in five layers of SmolLM2-135M: less decay fits those better
+/// and others worse.
 impl Default for Training {
     fn default() -> Self {
-        Training { rank: 16, steps: 200, rate: 0.01, decay: 0.1, seed: 1 }
+        Training { rank: 8, steps: 200, rate: 0.01, decay: 3.0, seed: 1 }
     }
 }
 

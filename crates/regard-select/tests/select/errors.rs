@@ -80,6 +80,7 @@ fn parameters_out_of_their_range_are_named() {
     assert_eq!(said(scores.top(Budget::Share(f64::NAN)).map(drop)), "budget is NaN, it must be a share in 0 to 1");
     assert_eq!(said(scores.window(0.0).map(drop)), "share of the mass is 0, it must be above 0, and at most 1");
     assert_eq!(said(scores.window(f64::NAN).map(drop)), "share of the mass is NaN, it must be above 0, and at most 1");
+    assert_eq!(said(scores.above(f64::NAN).map(drop)), "share of the mass is NaN, it must be in 0 to 1");
     assert_eq!(said(Selector::train(&[], &Training::default()).map(drop)), "lessons is 0, it must be at least 1");
     let lessons = [select.lesson().unwrap()];
     let train = |training| said(Selector::train(&lessons, &training).map(drop));

@@ -127,6 +127,23 @@ proptest! {
         }
     }
 
+    /// Blocks that hold enough each.
+    #[test]
+    fn what_holds_enough_is_kept(call in calls(), share in 0.0..0.4_f64) {
+        let choice = call.select().exact().unwrap().above(share).unwrap();
+        mask_is_of(&call, &choice)?;
+        let columns = call.columns();
+        for place in call.places() {
+            for (row, (block, queries)) in call.rows().into_iter().enumerate() {
+                let own = block.min(columns.len() - 1);
+                let holds = |column: &usize| call.mass(place, &queries, &columns[*column]) >= share;
+                let expected: Vec<usize> =
+                    call.seen(&queries).into_iter().filter(|column| [0, own].contains(column) || holds(column)).collect();
+                prop_assert_eq!(kept(&choice, place, row), expected);
+            }
+        }
+    }
+
     /// The mass that is kept is that of the engine's own log-sum-exps.
     #[test]
     fn the_mass_that_is_kept_is_the_engine_s(call in calls(), budget in budgets()) {
