@@ -149,6 +149,9 @@ pub(crate) enum Error {
     /// A mask that cannot be laid out or written as an array.
     #[error(transparent)]
     Mask(#[from] regard_masks::Error),
+    /// Blocks that cannot be chosen.
+    #[error(transparent)]
+    Select(#[from] regard_select::Error),
     /// A mask that cannot be drawn.
     #[error(transparent)]
     Draw(#[from] regard_draw::Error),

@@ -43,7 +43,8 @@ impl ModelOptions {
     }
 }
 
-fn load(path: &Path, how: impl FnOnce(&Path) -> regard_models::Result<Model>) -> Result<Model, Error> {
+/// Loads a model that writes, saying so meanwhile.
+pub(crate) fn load(path: &Path, how: impl FnOnce(&Path) -> regard_models::Result<Model>) -> Result<Model, Error> {
     let bar = progress::spinner(format!("loading {}", path.display()));
     let model = how(path).map_err(|error| match Kind::of(path) {
         Some(Kind::Encoder) => Error::Encoder { path: path.to_path_buf() },

@@ -20,6 +20,7 @@
 //! - [`draw`]: masks and their layouts as SVG and PNG.
 //! - `graph` (a feature, on unless turned off): graph masks and retrieval over an HNSW index of the keys.
 //! - [`layers`]: layers with exact gradients, language models that learn, AdamW.
+//! - [`select`]: masks chosen by content, by summaries of blocks or by what a selector has learned.
 //! - [`models`]: language models from GGUF files.
 //! - [`kernels`], [`memory`], [`threads`], [`simd`]: the floors below, usable alone.
 #![forbid(unsafe_code)]
@@ -48,6 +49,10 @@ struct Linear;
 #[doc = include_str!("../../../docs/masks.md")]
 struct Masks;
 
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/select.md")]
+struct Select;
+
 pub use regard_attention::{
     Attention, Cache, CacheDtype, Cached, Chosen, Crossovers, Differentiable, Direction, Dropout, Element,
     Error as AttentionError, Favor, FavorAttention, FavorFeatures, FavorGradientArrays, FavorGradients, FavorInputs,
@@ -63,5 +68,6 @@ pub use regard_layers as layers;
 pub use regard_masks::{self as masks, Mask};
 pub use regard_memory as memory;
 pub use regard_models as models;
+pub use regard_select as select;
 pub use regard_simd as simd;
 pub use regard_threads as threads;
