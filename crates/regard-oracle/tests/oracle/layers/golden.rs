@@ -1,4 +1,4 @@
-//! PyTorch as a second opinion.
+//! PyTorch and TabPFN as second opinions.
 
 use regard_oracle::Recurrence;
 use regard_oracle::layers::{
@@ -9,6 +9,7 @@ use regard_oracle::layers::{
 use crate::close;
 
 static TORCH: &[u8] = include_bytes!("../../../../regard-layers/tests/golden/layers.safetensors");
+static TABPFN: &[u8] = include_bytes!("../../../../regard-layers/tests/golden/tabpfn.safetensors");
 
 fn activation(case: &Case) -> Activation {
     match case.settings["activation"].as_str() {
@@ -144,6 +145,71 @@ fn pytorch_says_the_same() {
     let cases = cases(TORCH);
     assert!(cases.len() > 50);
     for case in &cases {
+        assert!(case.gradient != Tensors::default() || case.layer() == "shared_context_update", "{}", case.name);
         judge(case).unwrap();
+    }
+}
+
+/// A case of TabPFN's in our words: weights without the underscore, one axis of batch.
+fn translated(case: &Case) -> Case {
+    let flat = |tensor: &Tensor| {
+        let [.., tokens, width] = tensor.shape[..] else { panic!("tokens") };
+        tensor.reshaped(&[tensor.values.len() / (tokens * width), tokens, width])
+    };
+    let renamed = |tensors: &Tensors| -> Tensors {
+        let ours = |(name, tensor): (&str, &Tensor)| match name {
+            "x_kv" => ("memory".to_owned(), flat(tensor)),
+            "x" | "out" => (name.to_owned(), flat(tensor)),
+            name => (name.trim_start_matches('_').to_owned(), tensor.clone()),
+        };
+        tensors.iter().map(ours).collect()
+    };
+    let Case { given, constant, out, dout, gradient, .. } = case;
+    let [given, constant, out, dout, gradient] = [given, constant, out, dout, gradient].map(renamed);
+    Case { given, constant, out, dout, gradient, ..case.clone() }
+}
+
+/// What a cache `[batch, keys, (2,) heads, d]` holds of keys (0) or values (1), as ours: `[batch, heads, keys, d]`.
+fn of_cache(cache: &Tensor, part: usize) -> Tensor {
+    let [batch, keys, ref parts @ .., heads, d] = cache.shape[..] else { panic!("a cache") };
+    let mut values = Vec::new();
+    for b in 0..batch {
+        for h in 0..heads {
+            for key in 0..keys {
+                let at = if parts.is_empty() { b * keys + key } else { (b * keys + key) * 2 + part };
+                values.extend_from_slice(&cache.values[(at * heads + h) * d..][..d]);
+            }
+        }
+    }
+    Tensor::new(&[batch, heads, keys, d], values)
+}
+
+/// What is kept of a call, and what comes of reading it.
+fn judge_cache(case: &Case) -> Result<(), String> {
+    let (t, constant) = (&case.given, &case.constant);
+    let joint = constant.get("kv_cache");
+    let [theirs_k, theirs_v] =
+        [("k_cache", 0), ("v_cache", 1)].map(|(name, part)| of_cache(joint.unwrap_or_else(|| &constant[name]), part));
+    with_multi_head(case, |layer| {
+        // Of the two forms, one can keep the first head alone.
+        let first = case.flag("only_cache_first_head_kv") && joint.is_some();
+        let kept = MultiHead { reuse_first_head_kv: layer.reuse_first_head_kv || first, ..layer };
+        let memory = t.get("memory").unwrap_or(&t["x"]);
+        let (k, v) = kept.keys_values(memory, t);
+        let (y, y_read) = (layer.forward(&t["x"], t.get("memory"), t), layer.over(&constant["x_read"], &k, &v, t));
+        let pairs = [(&k, &theirs_k), (&v, &theirs_v), (&y, &case.out["y"]), (&y_read, &case.out["y_read"])];
+        pairs.iter().try_for_each(|(ours, theirs)| {
+            assert_eq!(ours.shape, theirs.shape, "{}", case.name);
+            close(&ours.values, &theirs.values, 1e-11).map_err(|what| format!("{}: {what}", case.name))
+        })
+    })
+}
+
+#[test]
+fn tabpfn_says_the_same() {
+    let cases: Vec<Case> = cases(TABPFN).iter().map(translated).collect();
+    assert!(cases.len() > 30);
+    for case in &cases {
+        if case.flag("cached") { judge_cache(case) } else { judge(case) }.unwrap();
     }
 }
