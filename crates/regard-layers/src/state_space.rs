@@ -339,8 +339,7 @@ impl Layer for StateSpace {
         let ddecay = frame.take(rows * heads);
         let dstate = frame.take(self.state_len(size));
         let inputs = self.inputs_of(size, convolved, values, log_decay)?;
-        let (dhidden, beside) = RowsMut::contiguous(&mut *dconvolved, rows, channels)?.split_columns_at(inner);
-        drop(dhidden);
+        let (_, beside) = RowsMut::contiguous(&mut *dconvolved, rows, channels)?.split_columns_at(inner);
         let (dk, dq) = beside.split_columns_at(keys);
         let to = RecurrentGradients {
             q: TensorMut::of_rows(dq, size.batch, groups)?,
