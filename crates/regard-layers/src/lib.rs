@@ -40,7 +40,7 @@ pub use local_global::{LocalGlobalAttention, LocalGlobalConfig, LocalGlobalForm,
 pub use loss::{cross_entropy, cross_entropy_need};
 pub use mixer::{Mixer, MixerKept};
 pub use multi_head::{
-    KeyHeads, Keys, MultiHeadAttention, MultiHeadCache, MultiHeadCall, MultiHeadConfig, MultiHeadKept,
+    KeyGradients, KeyHeads, Keys, MultiHeadAttention, MultiHeadCache, MultiHeadCall, MultiHeadConfig, MultiHeadKept,
 };
 pub use norm::{Norm, NormKind};
 pub use optimiser::{Optimiser, OptimiserConfig, Schedule, gradient_length};

@@ -21,10 +21,10 @@ const STEP: usize = LINE / size_of::<f32>();
 /// on a tensor's name alone, not on what was made before it.
 ///
 /// ```
-/// use regard_layers::{Linear, Parameters};
+/// use regard_layers::{Bias, Linear, Parameters};
 ///
 /// let mut parameters = Parameters::new(7);
-/// let layer = Linear::new(&mut parameters.scope("head"), 8, 3, true)?;
+/// let layer = Linear::new(&mut parameters.scope("head"), 8, 3, Bias::Learned)?;
 /// assert_eq!(parameters.names().collect::<Vec<_>>(), ["head.weight", "head.bias"]);
 /// assert_eq!(parameters.get("head.weight").unwrap().shape(), [3, 8]);
 /// # let _ = layer;
