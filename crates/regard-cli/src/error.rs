@@ -143,9 +143,6 @@ pub(crate) enum Error {
     /// A call of attention that cannot be done.
     #[error(transparent)]
     Attention(#[from] regard_attention::Error),
-    /// A layer refused, or training did.
-    #[error(transparent)]
-    Layers(#[from] regard_layers::Error),
     /// A mask that cannot be laid out or written as an array.
     #[error(transparent)]
     Mask(#[from] regard_masks::Error),

@@ -163,7 +163,7 @@ impl Description {
         let flag = |key: &str| all[key].as_bool().ok_or_else(|| refused(key, "true or false"));
         let named = |key: &str, names: &str| refused(key, names);
         let mixer: Mixer = serde_json::from_value(all["mixer"].clone())
-            .map_err(|_| named("mixer", "softmax, plain, gated, channel, delta or gated-delta"))?;
+            .map_err(|_| named("mixer", "softmax, plain, gated, channel, delta, gated-delta or state-space"))?;
         let objective: Goal =
             serde_json::from_value(all["objective"].clone()).map_err(|_| named("objective", "causal or denoising"))?;
         let config = LanguageConfig {
@@ -198,8 +198,12 @@ pub(crate) fn count(config: &LanguageConfig) -> u64 {
         [config.vocabulary, config.width, config.layers, config.heads, config.kv_heads, config.head_dim, config.hidden]
             .map(|size| size as u64);
     let tables = vocabulary.saturating_mul(width).saturating_mul(if config.head == Head::Tied { 1 } else { 2 });
-    let heads = heads.saturating_add(kv_heads).saturating_mul(2).saturating_mul(head_dim);
-    let block = heads.saturating_add(hidden.saturating_mul(3)).saturating_add(2).saturating_mul(width);
+    let mixer = match config.mixer {
+        // Six times the width into Mamba-2's heads and back, and what it learns beside.
+        MixerKind::StateSpace => width.saturating_mul(6).saturating_add(128),
+        _ => heads.saturating_add(kv_heads).saturating_mul(2).saturating_mul(head_dim),
+    };
+    let block = mixer.saturating_add(hidden.saturating_mul(3)).saturating_add(2).saturating_mul(width);
     tables.saturating_add(block.saturating_mul(layers)).saturating_add(width)
 }
 

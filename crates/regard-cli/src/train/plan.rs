@@ -34,7 +34,7 @@ impl Plan {
             (MixerKind::Softmax, Objective::Causal) => training.tokens as f64 / 2.0,
             (MixerKind::Softmax, Objective::Denoising) => training.tokens as f64,
             // What is written into a head's state, and read from it.
-            (MixerKind::Linear(_), _) => model.head_dim as f64,
+            (MixerKind::Linear(_) | MixerKind::StateSpace, _) => model.head_dim as f64,
         };
         let mixing = 12.0 * model.layers as f64 * (model.heads * model.head_dim) as f64 * seen;
         let again = if training.recomputation == Recomputation::Blocks { 4.0 / 3.0 } else { 1.0 };

@@ -131,6 +131,8 @@ pub(crate) enum Mixer {
     Delta,
     /// The same with a gate for each head
     GatedDelta,
+    /// Mamba-2: gates and values from a short convolution
+    StateSpace,
 }
 
 impl Mixer {
@@ -142,6 +144,7 @@ impl Mixer {
             Mixer::Channel => MixerKind::Linear(LinearRule::GatedByChannel),
             Mixer::Delta => MixerKind::Linear(LinearRule::Delta),
             Mixer::GatedDelta => MixerKind::Linear(LinearRule::GatedDelta),
+            Mixer::StateSpace => MixerKind::StateSpace,
         }
     }
 
@@ -153,6 +156,7 @@ impl Mixer {
             MixerKind::Linear(LinearRule::GatedByChannel) => Mixer::Channel,
             MixerKind::Linear(LinearRule::Delta) => Mixer::Delta,
             MixerKind::Linear(LinearRule::GatedDelta) => Mixer::GatedDelta,
+            MixerKind::StateSpace => Mixer::StateSpace,
         }
     }
 }
