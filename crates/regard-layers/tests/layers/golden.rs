@@ -16,7 +16,7 @@ use regard_oracle::layers::{Case, Tensor, Tensors, cases};
 use regard_simd::Isa;
 use regard_threads::Pool;
 
-use crate::support::{GRADIENT, Made, RESULT, array4, hold, made, narrow, near, size, twice, with_weights};
+use crate::support::{GRADIENT, Made, RESULT, array4, made, narrow, near, size, twice, with_weights};
 use crate::{multi_head, weights};
 
 static TORCH: &[u8] = include_bytes!("../golden/layers.safetensors");
@@ -76,7 +76,7 @@ fn bias(of: &Tensors, name: &str) -> Bias {
 
 /// With other names and places.
 fn hold_as(case: &Case, made: &Made, renamed: impl Fn(&Tensors) -> Tensors) {
-    hold(&case.name, made, &case.out["out"], &renamed(&case.gradient));
+    made.hold(&case.name, &case.out["out"], &renamed(&case.gradient));
 }
 
 fn of_rows(case: &Case, workspace: &mut Workspace) {
@@ -154,7 +154,8 @@ fn loss(case: &Case, workspace: &mut Workspace) {
     let mut gradient = narrow(&logits.values);
     let loss = cross_entropy(&pass, &mut gradient, logits.width(), &ours, &counts, &mut frame).unwrap();
     let gradient = Tensor::new(&logits.shape, gradient.iter().map(|&x| x.into()).collect());
-    let made = Made { out: Tensor::new(&[], vec![loss / dloss]), gradient: Tensors::from_iter([("logits", gradient)]) };
+    let out = Tensor::new(&[], vec![loss / dloss]);
+    let made = Made { out, gradient: Tensors::from_iter([("logits", gradient)]), amplified: 1.0 };
     hold_as(case, &made, Tensors::clone);
 }
 
@@ -242,7 +243,7 @@ fn local_global(case: &Case, workspace: &mut Workspace) {
         let x = &mut made.gradient["x"];
         *x = x.by_row(x.width(), |row| [&row[..row.len() - 1], &[1.0]].concat());
     }
-    hold(&case.name, &made, &out, &gradient);
+    made.hold(&case.name, &out, &gradient);
 }
 
 fn shared_context(case: &Case, workspace: &mut Workspace) {

@@ -1,8 +1,13 @@
 //! Layers held against what is not theirs: PyTorch, references in f64, and central differences of these.
 #![forbid(unsafe_code)]
 
+mod flash;
 mod golden;
+mod linear_attention;
+mod local_global;
 mod multi_head;
+mod state_space;
 mod support;
+mod tabpfn;
 mod training;
 mod weights;

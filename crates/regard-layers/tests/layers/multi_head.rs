@@ -13,9 +13,7 @@ use regard_masks::Mask;
 use regard_oracle::layers::{MultiHead, Tensor, Tensors, differences};
 use regard_oracle::{Dropout, Pair};
 
-use crate::support::{
-    Draw, Made, SEED, array, array4, hold, hold_along, hold_results, narrow, size, tensor, tries, twice, with_weights,
-};
+use crate::support::{Draw, Made, SEED, array, array4, hold_results, narrow, size, tensor, tries, twice, with_weights};
 
 /// `[batch, heads, tokens, d]` as `[batch, tokens, heads, d]`, and the other way round.
 fn swapped(tensor: &Tensor) -> Tensor {
@@ -252,7 +250,7 @@ proptest! {
         let (given, dout, mut workspace) = (problem.given(), problem.dout(), Workspace::new().unwrap());
         let made = problem.made(&given, Mode::Evaluation, &mut workspace);
         let slopes = differences(&given, |given| problem.exact(given, None).dot(&dout));
-        hold(&format!("{problem:?}"), &made, &problem.exact(&given, None), &slopes);
+        made.hold(&format!("{problem:?}"), &problem.exact(&given, None), &slopes);
     }
 
     /// A call over arrays gives the same, however many sequences go at a time.
@@ -274,7 +272,7 @@ proptest! {
         let keeps = |pair: &Pair| problem.keeps(first_sequence, pair);
         let exact = |given: &Tensors| problem.exact(given, Some(&keeps));
         let made = problem.made(&given, Mode::Training { first_sequence }, &mut workspace);
-        hold(&format!("{problem:?}"), &made, &exact(&given), &differences(&given, |given| exact(given).dot(&dout)));
+        made.hold(&format!("{problem:?}"), &exact(&given), &differences(&given, |given| exact(given).dot(&dout)));
         // Nothing falls in an evaluation.
         let made = problem.made(&given, Mode::Evaluation, &mut workspace);
         hold_results("evaluation", &made.out, &problem.exact(&given, None));
@@ -337,7 +335,7 @@ proptest! {
         let (given, dout, mut workspace) = (problem.given(), problem.dout(), Workspace::new().unwrap());
         let made = problem.made(&given, Mode::Evaluation, &mut workspace);
         let name = format!("{problem:?}");
-        hold_results(&name, &made.out, &problem.exact(&given, None));
-        hold_along(&name, &made, &given, problem.seed, |given| problem.exact(given, None).dot(&dout));
+        made.hold_results(&name, &problem.exact(&given, None));
+        made.hold_along(&name, &given, &dout, Tensors::clone, |given| problem.exact(given, None));
     }
 }

@@ -108,6 +108,8 @@ pub(crate) struct Made {
     pub(crate) out: Tensor,
     /// The gradients of everything that was given.
     pub(crate) gradient: Tensors,
+    /// What errors are multiplied by on their way out: where a norm divides by a small number, say.
+    pub(crate) amplified: f64,
 }
 
 /// Both passes of a layer twice: results are the same bits, and gradients of parameters add up.
@@ -120,7 +122,8 @@ pub(crate) fn twice(
     let (again, _) = passes(&mut gradients);
     assert_eq!(out, again, "the same bits");
     let named = halves(parameters, &gradients);
-    Made { out, gradient: inputs.into_iter().fold(named, |all, (name, tensor)| all.and(name, tensor)) }
+    let gradient = inputs.into_iter().fold(named, |all, (name, tensor)| all.and(name, tensor));
+    Made { out, gradient, amplified: 1.0 }
 }
 
 /// What a layer makes of `x` and of weights by their names, where `dout` is the gradient of its results.
@@ -151,6 +154,15 @@ fn error(ours: &[f64], theirs: &[f64]) -> f64 {
     off.fold(0.0, |most, off| if off <= most { most } else { off })
 }
 
+/// How much larger errors of rows become where each is divided by its root mean square: as a row is smaller than the largest, it is
+/// what is left of sums of terms of that size.
+pub(crate) fn amplified_by_norm(rows: &Tensor, epsilon: f64) -> f64 {
+    let root = |row: &[f64]| (row.iter().map(|x| x * x).sum::<f64>() / row.len() as f64 + epsilon).sqrt();
+    let (least, most) =
+        rows.rows().map(root).fold((f64::INFINITY, 0.0f64), |(least, most), root| (root.min(least), root.max(most)));
+    most / least
+}
+
 /// Numbers that are the same but for rounding: within a share of the largest of them, or of `least`.
 pub(crate) fn near(what: &str, ours: &Tensor, theirs: &Tensor, share: f64, least: f64) {
     assert_eq!(ours.shape, theirs.shape, "{what}");
@@ -164,34 +176,54 @@ pub(crate) fn hold_results(name: &str, ours: &Tensor, theirs: &Tensor) {
     near(&format!("{name}: results"), ours, theirs, RESULT, 1.0);
 }
 
-/// Holds what a layer makes against what others make of the same. A gradient that is small beside the others is a difference of
-/// numbers as large as those, and is off accordingly.
-pub(crate) fn hold(name: &str, made: &Made, out: &Tensor, gradient: &Tensors) {
-    hold_results(name, &made.out, out);
-    let least = gradient.iter().fold(0.0, |most, (_, tensor)| largest(&tensor.values).max(most)) / 8.0;
-    for (key, theirs) in gradient.iter() {
-        near(&format!("{name}: gradient of {key}"), &made.gradient[key], theirs, GRADIENT, least);
+impl Made {
+    /// Holds all of it against what others make of the same. A gradient that is small beside the others is a difference of numbers
+    /// as large as those, and is off accordingly.
+    pub(crate) fn hold(&self, name: &str, out: &Tensor, gradient: &Tensors) {
+        self.hold_results(name, out);
+        let least = gradient.iter().fold(0.0, |most, (_, tensor)| largest(&tensor.values).max(most)) / 8.0;
+        for (key, theirs) in gradient.iter() {
+            let what = format!("{name}: gradient of {key}");
+            near(&what, &self.gradient[key], theirs, GRADIENT * self.amplified, least);
+        }
     }
-}
 
-/// Holds gradients against differences along a direction in each tensor, where it would take long to move each number by itself.
-pub(crate) fn hold_along(name: &str, made: &Made, at: &Tensors, seed: u64, value: impl Fn(&Tensors) -> f64) {
-    const STEP: f64 = 1e-5;
-    let mut draw = Draw(seed ^ 0xD1EC);
-    let most = at.iter().fold(0.0, |most, (key, _)| largest(&made.gradient[key].values).max(most));
-    for (key, tensor) in at.iter() {
-        let direction = draw.normal(&tensor.shape, 1.0);
-        let moved = |step: f64| value(&at.clone().and(key, tensor.with(&direction, |x, d| x + step * d)));
-        let slope = (moved(STEP) - moved(-STEP)) / (2.0 * STEP);
-        let ours = &made.gradient[key];
-        let (sum, size) = (ours.dot(&direction), largest(&ours.values).max(most / 8.0));
-        // Errors of its numbers add up as their roots do.
-        let size = size * (tensor.values.len() as f64).sqrt();
-        let off = (sum - slope).abs();
-        println!("{off:9.1e} of {size:9.1e}, {:8.1e}: {name}: gradient along {key}", off / size);
-        assert!(
-            off <= GRADIENT * size,
-            "{name}: gradient of {key} along a direction: {sum}, the difference is {slope}"
-        );
+    /// Holds the results.
+    pub(crate) fn hold_results(&self, name: &str, out: &Tensor) {
+        near(&format!("{name}: results"), &self.out, out, RESULT * self.amplified, 1.0);
+    }
+
+    /// Holds gradients against differences of `Σ dout·out` along a direction in each tensor of `at`, where it would take long to
+    /// move each number by itself. The layer has them as `ours` makes them.
+    pub(crate) fn hold_along(
+        &self,
+        name: &str,
+        at: &Tensors,
+        dout: &Tensor,
+        ours: impl Fn(&Tensors) -> Tensors,
+        out: impl Fn(&Tensors) -> Tensor,
+    ) {
+        const STEP: f64 = 1e-5;
+        let mut draw = Draw(dout.values[0].to_bits());
+        // Those of weights are sums over all rows, which may cancel.
+        let sums = dout.dot(dout).sqrt();
+        let least = self.gradient.iter().fold(sums, |most, (_, tensor)| largest(&tensor.values).max(most)) / 8.0;
+        for (key, tensor) in at.iter() {
+            let direction = draw.normal(&tensor.shape, 1.0);
+            let moved = |step: f64| out(&at.clone().and(key, tensor.with(&direction, |x, d| x + step * d))).dot(dout);
+            let slope = (moved(STEP) - moved(-STEP)) / (2.0 * STEP);
+            let (mut sum, mut size) = (0.0, least);
+            for (key, direction) in ours(&Tensors::default().and(key, direction)).iter() {
+                let gradient = &self.gradient[key];
+                sum += gradient.dot(direction);
+                size = largest(&gradient.values).max(size);
+            }
+            // Errors of its numbers add up as their roots do.
+            let size = size * (tensor.values.len() as f64).sqrt();
+            let off = (sum - slope).abs();
+            println!("{off:9.1e} of {size:9.1e}, {:8.1e}: {name}: gradient along {key}", off / size);
+            let bound = GRADIENT * self.amplified * size;
+            assert!(off <= bound, "{name}: gradient of {key} along a direction: {sum}, the difference is {slope}");
+        }
     }
 }
