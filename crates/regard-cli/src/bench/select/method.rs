@@ -13,6 +13,7 @@ pub(crate) enum Method {
     ExactWindow,
     Pooled,
     Estimated,
+    EstimatedAnywhere,
     Learned,
     LearnedTogether,
     Best,
@@ -21,7 +22,7 @@ pub(crate) enum Method {
 }
 
 /// All, in the order that they are printed in.
-pub(crate) const METHODS: [Method; 12] = [
+pub(crate) const METHODS: [Method; 13] = [
     Method::Least,
     Method::Random,
     Method::Nearest,
@@ -29,6 +30,7 @@ pub(crate) const METHODS: [Method; 12] = [
     Method::ExactWindow,
     Method::Pooled,
     Method::Estimated,
+    Method::EstimatedAnywhere,
     Method::Learned,
     Method::LearnedTogether,
     Method::Best,
@@ -73,6 +75,7 @@ impl Method {
             Method::ExactWindow => "exact-window",
             Method::Pooled => "pooled",
             Method::Estimated => "estimated",
+            Method::EstimatedAnywhere => "estimated-anywhere",
             Method::Learned => "learned",
             Method::LearnedTogether => "learned-together",
             Method::Best => "best",
@@ -90,6 +93,7 @@ impl Method {
             Method::ExactWindow => "… by exact mass *",
             Method::Pooled => "routed by pooled product",
             Method::Estimated => "routed by estimated mass",
+            Method::EstimatedAnywhere => "… anywhere *",
             Method::Learned => "learned",
             Method::LearnedTogether => "… one choice a group",
             Method::Best => "best possible",
@@ -113,6 +117,7 @@ impl Method {
             Method::ExactWindow => known.exact.window(goal),
             Method::Pooled => known.pooled.top(budget),
             Method::Estimated => known.estimated.top(budget),
+            Method::EstimatedAnywhere => known.estimated.above(goal),
             Method::Learned => known.learned.top(budget),
             Method::LearnedTogether => known.learned.of_groups().top(budget),
             Method::Best => known.exact.top(budget),
@@ -136,6 +141,7 @@ impl Method {
             Method::AdaptiveWindow => select.estimated()?.window(goal),
             Method::Pooled => select.pooled()?.top(budget),
             Method::Estimated => select.estimated()?.top(budget),
+            Method::EstimatedAnywhere => select.estimated()?.above(goal),
             Method::Learned => select.learned(selector)?.top(budget),
             Method::LearnedTogether => select.learned(selector)?.of_groups().top(budget),
             Method::ExactWindow | Method::Best | Method::BestTogether | Method::BestAnywhere => return Ok(None),
@@ -149,7 +155,7 @@ impl Method {
         let grows = match self {
             Method::AdaptiveWindow | Method::ExactWindow => true,
             // The more each block has to hold, the fewer they are.
-            Method::BestAnywhere => false,
+            Method::EstimatedAnywhere | Method::BestAnywhere => false,
             _ => return Ok(f64::NAN),
         };
         let count = |choices: &mut dyn Iterator<Item = Result<Choice, Error>>| -> Result<usize, Error> {
