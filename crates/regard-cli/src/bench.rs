@@ -9,6 +9,7 @@ mod crossovers;
 mod encoder;
 mod favor;
 mod inputs;
+mod layers;
 mod limit;
 mod linear;
 mod llama;
@@ -18,6 +19,7 @@ mod model;
 mod ours;
 mod peer;
 mod report;
+mod select;
 mod sentences;
 mod setting;
 mod techniques;
@@ -36,6 +38,7 @@ use regard_threads::{Pool, cores};
 use self::attention::Attention;
 use self::case::Case;
 use self::encoder::EncoderSubject;
+use self::layers::LayersSubject;
 use self::linear::LinearSubject;
 use self::model::{DecoderSubject, Subject};
 use self::report::{Accuracy, Figures, Row};
@@ -67,9 +70,18 @@ is faster or slower than the first where all of 15 rounds but one say so.
 With --linear the cases are the rules of linear attention over 16,384 tokens, 8 heads of 64 in f32, and some of them with \
 their gradients over 4,096 (-train); the peer is PyTorch in chunks of the size that is fastest there.
 
+With --layers the cases are multi-head attention of 8 to 128 tokens, 256 wide, 8 heads, forward and with gradients (-train), beside \
+torch.nn.MultiheadAttention; and a step of training of a language model of 10 million parameters on 16 sequences of 256 tokens, \
+beside the same in PyTorch: with blocks computed again on the way back (-recomputed), and with memory that is taken anew for \
+each step (-fresh). Gradients are held against differences in f64 along a random direction.
+
 With --favor each number of random features is held against exact causal attention, 8 heads of 64 in f32, from 512 to 8,192 \
 tokens: times in turn, and what the results are off by (root mean square, beside that of exact results) where scores have a \
 standard deviation of 0.25, 1 and 2. What differs from the formula in f64 by more than twice what it does in f32 is wrong.
+
+With --select a model reads a text: 8 windows of its beginning, from which a selector is learned for each layer, and 2 of its end, \
+over which each way to choose blocks of 64 keys is measured, at a tenth and a quarter of the blocks that queries see: the share of the \
+softmax mass that they keep, and times of one layer. Windows are of --context tokens, 4,096 unless given.
 
 With --model the cases are those of a whole model with a cache in bf16 (llama.cpp's: f16): load (from files that the system has in \
 memory), prompt-N (N random tokens) and token-N (16 tokens one by one after N others), for N of 512, 1536 and 4096 where the \
@@ -88,6 +100,8 @@ Examples:
   regard bench --memory --only pages prefetch
   regard bench --linear --torch python3
   regard bench --favor --only features-128
+  regard bench --layers --torch python3
+  regard bench --select moby-dick.txt --model smollm2-135m-instruct
   regard bench --cases my-cases.json --json | jq .share
   regard bench --model smollm2-135m-instruct
   regard bench --model all-minilm-l6-v2 --torch python3
@@ -111,10 +125,16 @@ pub(crate) struct Arguments {
     /// Measure linear attention instead: its rules over long sequences
     #[arg(long, conflicts_with_all = ["cases", "model", "crossovers", "memory"])]
     linear: bool,
+    /// Measure layers instead: multi-head attention, and steps of training
+    #[arg(long, conflicts_with_all = ["cases", "model", "crossovers", "memory", "linear"])]
+    layers: bool,
     /// Measure instead how far off FAVOR+ is and how long it takes, beside exact attention
-    #[arg(long, conflicts_with_all = ["cases", "model", "torch", "chart", "crossovers", "memory", "linear"])]
+    #[arg(long, conflicts_with_all = ["cases", "model", "torch", "chart", "crossovers", "memory", "linear", "layers"])]
     favor: bool,
-    /// Measure these cases only, or of the memory techniques, the crossovers or the numbers of features (features-128) these
+    /// Measure instead what blocks chosen by content keep of a model's attention, over this text [model: SmolLM2-135M-Instruct]
+    #[arg(long, value_name = "TEXT", conflicts_with_all = ["cases", "torch", "llama", "chart", "threads", "crossovers", "memory", "linear", "layers", "favor"])]
+    select: Option<PathBuf>,
+    /// Measure these cases only, or of the memory techniques, the crossovers or the numbers of features (features-128) these; or these ways to choose blocks
     #[arg(long, value_name = "ID", num_args = 1..)]
     only: Vec<String>,
     /// Print one JSON object a case, as they come
@@ -175,7 +195,17 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Error> {
         say!("{setting}");
         return favor::measure(&chosen, &setting, &pool()?, arguments);
     }
+    if let Some(text) = &arguments.select {
+        let chosen = arguments.chosen(select::ids())?;
+        let model = pull::resolve(arguments.model.as_deref().unwrap_or(pull::WRITER))?;
+        let setting = Setting::measure(&machine()?, isa, None);
+        say!("{setting}");
+        return select::measure(&chosen, text, &model, &setting, &pool()?, arguments);
+    }
     let results = match &arguments.model {
+        None if arguments.layers => {
+            arguments.whole(&LayersSubject::new(isa, threads, pool()?), &machine()?, isa, None)?
+        }
         None if arguments.linear => {
             arguments.whole(&LinearSubject::new(isa, threads, pool()?), &machine()?, isa, None)?
         }

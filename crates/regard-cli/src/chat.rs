@@ -5,6 +5,7 @@ use std::num::NonZeroUsize;
 
 use regard_models::Model;
 use regard_models::chat::{ChatTemplate, Message, Turn};
+use regard_models::generate::Generator;
 use regard_models::tokenizer::Special;
 
 use crate::conversation::Conversation;
@@ -64,7 +65,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Error> {
     let draft = arguments.guesses.load(&model)?;
     let session = arguments.cache.session(&model, context)?;
     let sampling = arguments.writing.sampling(model.preferences());
-    let mut writer = Writer::new(&model, arguments.guesses.generator(session, sampling, draft.as_ref())?);
+    let mut writer = Writer::new(model.tokenizer(), arguments.guesses.generator(session, sampling, draft.as_ref())?);
     let mut conversation = Conversation::new(arguments.system.clone());
     let at_keyboard = io::stdin().is_terminal();
     if at_keyboard {
@@ -103,7 +104,7 @@ fn answer(
     options: &WritingOptions,
     message: &str,
     conversation: &mut Conversation,
-    writer: &mut Writer<'_>,
+    writer: &mut Writer<'_, Generator<'_>>,
     encode: impl Fn(&[Message]) -> Result<Vec<u32>, Error>,
 ) -> Result<(), Error> {
     let context = writer.context();

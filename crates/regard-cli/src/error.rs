@@ -146,6 +146,9 @@ pub(crate) enum Error {
     /// A mask that cannot be laid out or written as an array.
     #[error(transparent)]
     Mask(#[from] regard_masks::Error),
+    /// Blocks that cannot be chosen.
+    #[error(transparent)]
+    Select(#[from] regard_select::Error),
     /// A mask that cannot be drawn.
     #[error(transparent)]
     Draw(#[from] regard_draw::Error),
@@ -161,6 +164,39 @@ pub(crate) enum Error {
     /// Ctrl-C. Not said: the person at the keyboard knows.
     #[error("interrupted")]
     Interrupted,
+    /// A model of `regard train` where one that a decoder runs is needed.
+    #[error("{} is of `regard train`, with a mixer or an objective that only `regard generate` and `regard info` know", path.display())]
+    Learned {
+        /// The model's folder.
+        path: PathBuf,
+    },
+    /// A file that is not one to learn from.
+    #[error("--data {}: {problem}", path.display())]
+    Data {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it, and the way out.
+        problem: String,
+    },
+    /// A folder of a run that a run cannot use.
+    #[error("{}: {problem}", folder.display())]
+    Run {
+        /// The folder.
+        folder: PathBuf,
+        /// What is wrong with it, and the way out.
+        problem: String,
+    },
+    /// A step that could not be taken.
+    #[error("step {step}: {source}; lower --rate or --clip, or leave such steps out with --not-finite skip")]
+    Step {
+        /// Which one.
+        step: u64,
+        /// Why not.
+        source: regard_layers::Error,
+    },
+    /// Layers of a model.
+    #[error(transparent)]
+    Layers(#[from] regard_layers::Error),
     /// The model, its file, its tokens or its sampling.
     #[error(transparent)]
     Model(#[from] regard_models::Error),

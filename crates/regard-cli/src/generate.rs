@@ -7,6 +7,7 @@ use std::io::{self, IsTerminal};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
+use regard_layers::Objective;
 use regard_models::Model;
 use regard_models::chat::{Message, Turn};
 use regard_models::generate::{Counts, Generator, Grammar};
@@ -16,10 +17,11 @@ use serde::Serialize;
 
 use crate::error::Error;
 use crate::input;
+use crate::learned::{Learned, LearnedSource, Rounds};
 use crate::options::{CacheOptions, GuessOptions, ModelOptions, WritingOptions};
 use crate::output::{print, print_line, say};
 use crate::stops::Stops;
-use crate::writer::{Ending, Writer, Written};
+use crate::writer::{Ending, Source, Writer, Written};
 
 /// Arguments of `regard generate`.
 #[derive(Debug, clap::Args)]
@@ -27,6 +29,9 @@ use crate::writer::{Ending, Writer, Written};
 The text goes to standard output as it is written, and nothing else does; what there is to say goes to standard \
 error. A model that was made for conversation gets the prompt as a message, through the chat template in its file; \
 --raw continues the prompt as it stands, and so does a model without a template.
+
+A model of `regard train` that denoises begins with a mask for each of --max-tokens, as far as its context holds them, and fills in \
+those that it is most confident of in each of --steps rounds.
 
 What a folder's generation_config.json says of sampling takes the place of the defaults: temperature, top_k, top_p, min_p, \
 repetition_penalty, and do_sample, which makes the temperature 0 where it is false. An option that is given wins; \
@@ -39,6 +44,7 @@ Examples:
   regard generate --system \"Answer in one sentence.\" < question.txt
   regard generate --json-schema person.json \"Invent a sailor.\"
   regard generate --prompts questions.txt --parallel 16 > answers.jsonl
+  regard generate -m my-run/latest --max-tokens 64 --steps 16 \"The whale\"
 
 Exit codes: 0 done, 1 failed, 2 wrong command line, 130 stopped by Ctrl-C, 141 nobody reads the output any more.")]
 pub(crate) struct Arguments {
@@ -55,6 +61,9 @@ pub(crate) struct Arguments {
     /// Tokens that the context holds [default: what the prompt and --max-tokens need, within the model's limit]
     #[arg(short, long, value_name = "N")]
     context: Option<NonZeroUsize>,
+    /// Rounds in which a model that denoises fills in the text [default: one for each token]
+    #[arg(long, value_name = "N")]
+    steps: Option<NonZeroUsize>,
     /// Continue the prompt as it stands, without the chat template
     #[arg(long)]
     raw: bool,
@@ -86,6 +95,15 @@ impl Arguments {
         grammar.map(Some).map_err(|source| Error::Schema { path: path.clone(), source })
     }
 
+    /// Tokens that the context holds: as many as were asked for, or as a prompt of so many tokens needs.
+    fn room(&self, tokens: usize, limit: usize) -> Result<usize, Error> {
+        let context = match self.context {
+            Some(context) => context.get(),
+            None => tokens.saturating_add(self.writing.max_tokens.get()).min(limit),
+        };
+        if tokens >= context { Err(Error::PromptTooLong { tokens, context, limit }) } else { Ok(context) }
+    }
+
     /// A generator as the options ask for it.
     fn generator<'m>(
         &self,
@@ -107,40 +125,88 @@ impl Arguments {
 /// Runs `regard generate`.
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Error> {
     arguments.writing.check()?;
+    // What is wrong with it is said before a model is fetched.
+    let text = arguments.prompts.is_none().then(|| text(arguments)).transpose()?.unwrap_or_default();
+    let path = arguments.model.path()?;
+    if let Some(learned) = Learned::open(&path)? {
+        return learned_one(arguments, &learned, &path, &text);
+    }
+    if arguments.steps.is_some() {
+        let problem = format!("--steps is of models that denoise, and {} writes token by token", path.display());
+        return Err(Error::Usage(problem));
+    }
+    let model = arguments.model.load(&path)?;
     if let Some(path) = &arguments.prompts {
-        let model = arguments.model.load(&arguments.model.path()?)?;
         return many::run(arguments, &model, &arguments.writing.sampling(model.preferences()), path);
     }
-    let text = prompt(arguments.prompt.as_deref())?;
-    if text.trim().is_empty() {
-        return Err(Error::Usage("the prompt is empty: give one as an argument or on standard input".into()));
-    }
-    let model = arguments.model.load(&arguments.model.path()?)?;
     let sampling = arguments.writing.sampling(model.preferences());
     let prompt = encode(&model, arguments, text)?;
-    let most = arguments.writing.max_tokens.get();
-    let limit = model.description().context;
-    let context = match arguments.context {
-        Some(context) => context.get(),
-        None => prompt.len().saturating_add(most).min(limit),
-    };
-    if prompt.len() >= context {
-        let tokens = prompt.len();
-        return Err(Error::PromptTooLong { tokens, context, limit });
-    }
+    let context = arguments.room(prompt.len(), model.description().context)?;
     let draft = arguments.guesses.load(&model)?;
     let grammar = arguments.grammar(&model)?;
-    let mut writer = Writer::new(&model, arguments.generator(&model, context, &sampling, grammar, draft.as_ref())?);
+    let generator = arguments.generator(&model, context, &sampling, grammar, draft.as_ref())?;
+    one(arguments, &prompt, context, &sampling, Writer::new(model.tokenizer(), generator))
+}
+
+/// A text of a model that `regard train` made and that no decoder runs.
+fn learned_one(arguments: &Arguments, learned: &Learned, path: &Path, text: &str) -> Result<(), Error> {
+    let path = path.display();
+    let refused = |option: &str| Error::Usage(format!("{option} is not for {path}, a model that `regard train` made"));
+    for (option, given) in [
+        ("--prompts", arguments.prompts.is_some()),
+        ("--json-schema", arguments.json_schema.is_some()),
+        ("--draft", arguments.guesses.has_draft()),
+        ("--system", arguments.system.is_some()),
+    ] {
+        if given {
+            return Err(refused(option));
+        }
+    }
+    let sampling = arguments.writing.sampling(learned.preferences());
+    let prompt = learned.tokenizer().encode_sequence(text, Special::AsText)?;
+    let context = arguments.room(prompt.len(), learned.limit())?;
+    if context > learned.limit() {
+        say!("a context of {context} tokens is more than the {} that the model was made for", learned.limit());
+    }
+    let tokens = arguments.writing.max_tokens.get();
+    let rounds = match (learned.objective(), arguments.steps) {
+        (Objective::Causal, Some(_)) => {
+            return Err(Error::Usage(format!("--steps is of models that denoise, and {path} writes token by token")));
+        }
+        (_, steps) => Rounds { tokens, rounds: steps.map_or(tokens, NonZeroUsize::get) },
+    };
+    let source = LearnedSource::new(learned.net(), arguments.model.workspace()?, sampling.clone(), context, rounds)?;
+    one(arguments, &prompt, context, &sampling, Writer::new(learned.tokenizer(), source))
+}
+
+/// The prompt, which says something.
+fn text(arguments: &Arguments) -> Result<String, Error> {
+    let text = prompt(arguments.prompt.as_deref())?;
+    match text.trim() {
+        "" => Err(Error::Usage("the prompt is empty: give one as an argument or on standard input".into())),
+        _ => Ok(text),
+    }
+}
+
+/// Writes one text after a prompt, and says what there is to say of it.
+fn one<S: Source>(
+    arguments: &Arguments,
+    prompt: &[u32],
+    context: usize,
+    sampling: &SamplingOptions,
+    mut writer: Writer<'_, S>,
+) -> Result<(), Error> {
+    let most = arguments.writing.max_tokens.get();
     let stops = Stops::new(arguments.writing.stop.clone());
     let mut show = |text: &str| if arguments.json { Ok(()) } else { print(text) };
-    let written = writer.write(&prompt, most, stops, &mut show)?;
+    let written = writer.write(prompt, most, stops, &mut show)?;
     let counts = writer.counts();
     if arguments.json {
-        print_line(&report(&written, prompt.len(), &sampling, counts))?;
+        print_line(&report(&written, prompt.len(), sampling, counts))?;
     } else if io::stdout().is_terminal() && !written.text.ends_with('\n') {
         print("\n")?;
     }
-    say!("{}", closing_line(&written, context, &sampling, counts));
+    say!("{}", closing_line(&written, context, sampling, counts));
     match (written.ending, &arguments.json_schema) {
         (Ending::Interrupt, _) => Err(Error::Interrupted),
         (Ending::Length | Ending::Context, Some(_)) => Err(Error::CutJson),

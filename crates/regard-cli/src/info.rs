@@ -5,6 +5,7 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 
 use indicatif::DecimalBytes;
+use regard_layers::ContextUse;
 use regard_models::chat::ChatTemplate;
 use regard_models::description::Mixer;
 use regard_models::encoder::{EncoderDescription, Pooling};
@@ -16,7 +17,7 @@ use serde::Serialize;
 
 use crate::error::Error;
 use crate::output::print_line;
-use crate::pull;
+use crate::{learned, pull};
 
 /// Arguments of `regard info`.
 #[derive(Debug, clap::Args)]
@@ -91,6 +92,8 @@ struct Facts {
     sampling: BTreeMap<&'static str, f64>,
     /// What it is beside all this, if it is an encoder.
     encoder: Option<EncoderFacts>,
+    /// What it is beside all this, if `regard train` made it and no decoder runs it.
+    learned: Option<LearnedFacts>,
     /// Why it cannot be run.
     obstacle: Option<String>,
 }
@@ -138,6 +141,26 @@ impl EncoderFacts {
             ("computed in", format!("{} unless --dtype asks otherwise", self.precision)),
             ("memory", format!("weights of {bf16} in bf16, {f32} in f32, {int8} in int8")),
         ]
+    }
+}
+
+/// What a model of `regard train` is made of.
+#[derive(Serialize)]
+struct LearnedFacts {
+    mixer: String,
+    objective: String,
+    shared_context: bool,
+}
+
+impl LearnedFacts {
+    fn of(description: &learned::Description) -> Self {
+        let [mixer, objective] = description.words();
+        Self { mixer, objective, shared_context: description.config.context == ContextUse::Shared }
+    }
+
+    fn rows(&self) -> [(&'static str, String); 3] {
+        let shared = if self.shared_context { "yes" } else { "no" };
+        [("mixer", self.mixer.clone()), ("objective", self.objective.clone()), ("shared context", shared.to_owned())]
     }
 }
 
@@ -200,6 +223,23 @@ impl Facts {
             obstacle: tokenizer.err().map(|error| error.to_string()),
             ..Self::default()
         };
+        if let Some(description) = learned::Description::read(folder.path())? {
+            let config = description.config;
+            return Ok(Self {
+                layers: number(config.layers),
+                width: number(config.width),
+                hidden_width: number(config.hidden),
+                query_heads: number(config.heads),
+                key_value_heads: number(config.kv_heads),
+                head_size: number(config.head_dim),
+                context_length: number(description.limit),
+                vocabulary: number(config.vocabulary),
+                sampling: sampling(folder)?,
+                architecture: "regard, of `regard train`".to_owned(),
+                learned: Some(LearnedFacts::of(&description)),
+                ..facts
+            });
+        }
         let description = match (Description::from_folder(folder), EncoderDescription::from_folder(folder)) {
             (Ok(description), _) => description,
             (Err(_), Ok(encoder)) => {
@@ -276,6 +316,7 @@ impl Facts {
             obstacle: described.err().map(|error| error.to_string()),
             sampling: BTreeMap::new(),
             encoder: None,
+            learned: None,
             architecture,
         })
     }
@@ -318,7 +359,9 @@ impl Facts {
             }
             None => {
                 let [query, key_value] = [self.query_heads, self.key_value_heads].map(or_unknown);
-                (format!("{query} query, {key_value} key/value, of {head}"), or_unknown(self.context_length), "")
+                let heads = format!("{query} query, {key_value} key/value, of {head}");
+                let by = if self.learned.is_some() { ", by `regard generate`" } else { "" };
+                (heads, or_unknown(self.context_length), by)
             }
         };
         let mut rows = vec![
@@ -333,9 +376,13 @@ impl Facts {
             ("context", context),
             ("tokenizer", tokenizer),
         ];
-        match &self.encoder {
-            Some(encoder) => rows.extend(encoder.rows()),
-            None => rows.extend([
+        match (&self.encoder, &self.learned) {
+            (Some(encoder), _) => rows.extend(encoder.rows()),
+            (_, Some(learned)) => {
+                rows.extend(learned.rows());
+                rows.push(("sampling", sampling));
+            }
+            _ => rows.extend([
                 ("chat template", if self.chat_template { "yes" } else { "no" }.into()),
                 ("sampling", sampling),
                 ("cache", cache),

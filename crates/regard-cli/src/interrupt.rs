@@ -40,8 +40,13 @@ impl Listener {
 
     /// Whether Ctrl-C was pressed since this listener began.
     pub(crate) fn pressed(&self) -> bool {
-        STATE.load(Ordering::SeqCst) == PRESSED
+        pressed()
     }
+}
+
+/// Whether Ctrl-C was pressed while somebody listened who still does.
+pub(crate) fn pressed() -> bool {
+    STATE.load(Ordering::SeqCst) == PRESSED
 }
 
 impl Drop for Listener {

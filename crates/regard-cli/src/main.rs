@@ -12,16 +12,19 @@ mod generate;
 mod info;
 mod input;
 mod interrupt;
+mod learned;
 mod mask;
 mod npy;
 mod options;
 mod output;
 mod perplexity;
+mod plot;
 mod progress;
 mod pull;
 mod save;
 mod search;
 mod stops;
+mod train;
 mod writer;
 
 use std::process::ExitCode;
@@ -31,7 +34,7 @@ use clap::{Parser, Subcommand};
 use crate::error::Error;
 use crate::output::say;
 
-/// Runs language models on the CPU, with Regard's own attention.
+/// Runs and trains language models on the CPU, with Regard's own attention.
 #[derive(Debug, Parser)]
 #[command(
     name = "regard",
@@ -43,6 +46,7 @@ Examples:
   regard chat
   regard search notes.txt \"how to reset the router\"
   regard perplexity book.txt --context 512
+  regard train --data book.txt --out my-run
 
 The first use fetches the default model. `regard COMMAND --help` has the options and more examples.
 
@@ -67,6 +71,8 @@ enum Command {
     Perplexity(perplexity::Arguments),
     /// Fetch a model into the cache folder, or check a file
     Pull(pull::Arguments),
+    /// Train a small language model from scratch
+    Train(train::Arguments),
     /// Tell what is in a model's file
     Info(info::Arguments),
     /// Turn a folder of a model into one GGUF file
@@ -86,6 +92,7 @@ impl Command {
             Self::Search(arguments) => search::run(arguments),
             Self::Perplexity(arguments) => perplexity::run(arguments),
             Self::Pull(arguments) => pull::run(arguments),
+            Self::Train(arguments) => train::run(arguments),
             Self::Info(arguments) => info::run(arguments),
             Self::Convert(arguments) => convert::run(arguments),
             Self::Bench(arguments) => bench::run(arguments),

@@ -3,17 +3,21 @@
 use std::hash::{BuildHasher, RandomState};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use clap::builder::NonEmptyStringValueParser;
+use regard_layers::Workspace;
 use regard_models::encoder::EncoderDescription;
 use regard_models::generate::{DraftModel, Generator, Lookup};
 use regard_models::gguf::Gguf;
 use regard_models::sampling::{Preferences, SamplingOptions};
 use regard_models::{CacheDtype, Description, Folder, LoadOptions, Model, Session};
+use regard_simd::Isa;
+use regard_threads::Pool;
 
 use crate::error::Error;
 use crate::output::say;
-use crate::{progress, pull};
+use crate::{learned, progress, pull};
 
 /// Which model, and on how many threads.
 #[derive(Debug, clap::Args)]
@@ -36,6 +40,11 @@ impl ModelOptions {
         pull::resolve(model)
     }
 
+    /// What the layers of a model that was trained here work in.
+    pub(crate) fn workspace(&self) -> Result<Workspace, Error> {
+        workspace(self.threads)
+    }
+
     /// Loads the model at `path`.
     pub(crate) fn load(&self, path: &Path) -> Result<Model, Error> {
         let options = LoadOptions { threads: self.threads.map(NonZeroUsize::get), ..LoadOptions::default() };
@@ -43,10 +52,30 @@ impl ModelOptions {
     }
 }
 
-fn load(path: &Path, how: impl FnOnce(&Path) -> regard_models::Result<Model>) -> Result<Model, Error> {
+/// What layers work in, on so many threads: as many as the machine has cores, or `REGARD_THREADS` says, unless given. All that a
+/// command asks for share them.
+pub(crate) fn workspace(threads: Option<NonZeroUsize>) -> Result<Workspace, Error> {
+    static OWN: OnceLock<Pool> = OnceLock::new();
+    let usage = |error: regard_threads::Error| Error::Usage(error.to_string());
+    let isa = Isa::from_environment().map_err(|error| Error::Usage(format!("REGARD_ISA: {error}")))?;
+    Pool::setting().map_err(usage)?;
+    let pool = match (threads, OWN.get()) {
+        (None, _) => Pool::global(),
+        (_, Some(pool)) => pool,
+        (Some(threads), None) => {
+            let pool = Pool::new(threads.get()).map_err(usage)?;
+            OWN.get_or_init(|| pool)
+        }
+    };
+    Ok(Workspace::on(isa, pool))
+}
+
+/// Loads a model that writes, saying so meanwhile.
+pub(crate) fn load(path: &Path, how: impl FnOnce(&Path) -> regard_models::Result<Model>) -> Result<Model, Error> {
     let bar = progress::spinner(format!("loading {}", path.display()));
     let model = how(path).map_err(|error| match Kind::of(path) {
         Some(Kind::Encoder) => Error::Encoder { path: path.to_path_buf() },
+        Some(Kind::Learned) => Error::Learned { path: path.to_path_buf() },
         _ => error.into(),
     })?;
     bar.finish_and_clear();
@@ -60,6 +89,8 @@ pub(crate) enum Kind {
     Decoder,
     /// Vectors.
     Encoder,
+    /// Text, by layers that `regard train` trained and no decoder has.
+    Learned,
 }
 
 impl Kind {
@@ -67,6 +98,9 @@ impl Kind {
     pub(crate) fn of(path: &Path) -> Option<Kind> {
         if !path.is_dir() {
             return Gguf::open(path).is_ok().then_some(Kind::Decoder);
+        }
+        if let Ok(Some(_)) = learned::Description::read(path) {
+            return Some(Kind::Learned);
         }
         let folder = Folder::open(path).ok()?;
         match Description::from_folder(&folder) {
@@ -137,6 +171,11 @@ pub(crate) struct GuessOptions {
 }
 
 impl GuessOptions {
+    /// Whether a smaller model was asked for.
+    pub(crate) fn has_draft(&self) -> bool {
+        self.draft.is_some()
+    }
+
     /// Loads the smaller model, if there is to be one, for guesses at what `model` writes.
     pub(crate) fn load(&self, model: &Model) -> Result<Option<Model>, Error> {
         let Some(draft) = &self.draft else { return Ok(None) };

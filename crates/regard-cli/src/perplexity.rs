@@ -113,7 +113,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Error> {
 }
 
 /// The token that begins a sequence, where the model asks for one.
-fn first_token(tokenizer: &Tokenizer) -> Result<Option<u32>, Error> {
+pub(crate) fn first_token(tokenizer: &Tokenizer) -> Result<Option<u32>, Error> {
     let empty = tokenizer.encode_sequence("", Special::AsText)?;
     Ok(tokenizer.bos().filter(|bos| empty.first() == Some(bos)))
 }

@@ -14,6 +14,13 @@ pub(crate) fn steps(total: u64, message: impl Into<String>) -> ProgressBar {
     bar(total, message, "{msg} [{bar:30}] {pos}/{len} {eta}")
 }
 
+/// A bar of `total` steps, of which so many are done already, with what its message says and the remaining time.
+pub(crate) fn training(total: u64, done: u64) -> ProgressBar {
+    let bar = bar(total, "training", "[{bar:30}] {pos}/{len}  {msg}  {eta} left").with_position(done);
+    bar.reset_eta();
+    bar
+}
+
 /// A sign of life for work of unknown length.
 pub(crate) fn spinner(message: impl Into<String>) -> ProgressBar {
     let spinner = ProgressBar::new_spinner().with_message(message.into());

@@ -14,9 +14,17 @@ use crate::output::say;
 /// [`Error::Save`] when the system refuses; what was there before still is. [`Error::BrokenPipe`] when it is a pipe whose
 /// reader has gone.
 pub(crate) fn save(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<(), Error> {
-    replace(path, write).map_err(|source| refused(path, source))?;
+    quietly(path, write)?;
     say!("wrote {}", path.display());
     Ok(())
+}
+
+/// The same, without a word: for what is written again and again.
+///
+/// # Errors
+/// As [`save`].
+pub(crate) fn quietly(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<(), Error> {
+    replace(path, write).map_err(|source| refused(path, source))
 }
 
 /// Whether [`save`] can begin, as far as can be told before there is anything to write.

@@ -2,7 +2,6 @@
 
 use std::time::Instant;
 
-use regard_models::Model;
 use regard_models::generate::{Counts, Generator};
 use regard_models::tokenizer::{DecodeStream, Tokenizer};
 use serde::Serialize;
@@ -78,32 +77,63 @@ pub(crate) struct Written {
     pub(crate) generation: Pace,
 }
 
-/// A generator, and the model whose tokens it writes.
-pub(crate) struct Writer<'m> {
-    model: &'m Model,
-    generator: Generator<'m>,
+/// What reads a prompt and then gives token after token.
+pub(crate) trait Source {
+    /// Takes in a prompt, and gives the number of tokens that were lacking. Before each piece it is asked whether to go on, with
+    /// the tokens that are taken in and those that are to be.
+    fn read_while(&mut self, prompt: &[u32], go_on: &mut dyn FnMut(usize, usize) -> bool) -> Result<usize, Error>;
+
+    /// The next token; none where there is no room for it.
+    fn next_token(&mut self) -> Result<Option<u32>, Error>;
+
+    /// How guesses have fared.
+    fn counts(&self) -> Counts {
+        Counts::default()
+    }
 }
 
-impl<'m> Writer<'m> {
-    /// A writer of what a generator gives.
-    pub(crate) fn new(model: &'m Model, generator: Generator<'m>) -> Self {
-        Self { model, generator }
+impl Source for Generator<'_> {
+    fn read_while(&mut self, prompt: &[u32], go_on: &mut dyn FnMut(usize, usize) -> bool) -> Result<usize, Error> {
+        Ok(Generator::read_while(self, prompt, go_on)?)
     }
 
+    fn next_token(&mut self) -> Result<Option<u32>, Error> {
+        Ok(Generator::next_token(self)?)
+    }
+
+    fn counts(&self) -> Counts {
+        Generator::counts(self)
+    }
+}
+
+/// A source, and the tokeniser whose tokens it gives.
+pub(crate) struct Writer<'m, S> {
+    tokenizer: &'m Tokenizer,
+    source: S,
+}
+
+impl<'m> Writer<'m, Generator<'m>> {
     /// Tokens that the session can hold.
     pub(crate) fn context(&self) -> usize {
-        self.generator.session().context()
+        self.source.session().context()
+    }
+}
+
+impl<'m, S: Source> Writer<'m, S> {
+    /// A writer of what a source gives.
+    pub(crate) fn new(tokenizer: &'m Tokenizer, source: S) -> Self {
+        Self { tokenizer, source }
     }
 
     /// How guesses have fared.
     pub(crate) fn counts(&self) -> Counts {
-        self.generator.counts()
+        self.source.counts()
     }
 
     /// Writes at most `most` tokens after `prompt`, which must be shorter than the context and not empty, and gives
     /// each piece of text to `show` as soon as it is certain.
     ///
-    /// What the session already holds of the prompt is kept.
+    /// What the source already holds of the prompt is kept.
     ///
     /// # Errors
     /// The model's, and whatever `show` returns.
@@ -117,7 +147,7 @@ impl<'m> Writer<'m> {
         let listener = Listener::new();
         let start = Instant::now();
         let mut bar = None;
-        let fed = self.generator.read_while(prompt, &mut |done, total| {
+        let fed = self.source.read_while(prompt, &mut |done, total| {
             if total > PIECE {
                 bar.get_or_insert_with(|| progress::steps(total as u64, "reading the prompt"))
                     .set_position(done as u64);
@@ -127,11 +157,11 @@ impl<'m> Writer<'m> {
         bar.iter().for_each(|bar| bar.finish_and_clear());
         let prompt = Pace { fed, seconds: start.elapsed().as_secs_f64() };
         let start = Instant::now();
-        let mut text = Text::new(self.model, most, stops);
+        let mut text = Text::new(self.tokenizer, most, stops);
         let ending = loop {
             let ending = match listener.pressed() {
                 true => Some(text.end(Ending::Interrupt)),
-                false => text.take(self.generator.next_token()?),
+                false => text.take(self.source.next_token()?),
             };
             match text.fresh() {
                 "" => {}
@@ -163,8 +193,7 @@ pub(crate) struct Text<'a> {
 
 impl<'a> Text<'a> {
     /// A text of at most so many tokens, which ends before a stop string.
-    pub(crate) fn new(model: &'a Model, most: usize, stops: Stops) -> Self {
-        let tokenizer = model.tokenizer();
+    pub(crate) fn new(tokenizer: &'a Tokenizer, most: usize, stops: Stops) -> Self {
         Self { written: String::new(), tokens: 0, asked: 0, most, tokenizer, stream: tokenizer.stream(), stops }
     }
 

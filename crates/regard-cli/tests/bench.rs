@@ -150,6 +150,7 @@ fn what_cannot_be_measured_is_refused_by_name() {
         (cases(), &["--memory"], 2, ["--memory", "--cases"]),
         (cases(), &["--linear"], 2, ["--linear", "--cases"]),
         (cases(), &["--favor", "--linear"], 2, ["--favor", "--linear"]),
+        (cases(), &["--select", "text"], 2, ["--select", "--cases"]),
         (cases(), &["--isa", "sse9"], 2, ["--isa", "portable"]),
         (cases(), &["--only", "prompt", "--torch", "/no/such/python"], 1, ["/no/such/python", "No such file"]),
     ] {
@@ -283,6 +284,74 @@ fn a_model_that_cannot_be_measured_is_refused_by_name() {
         (&["--context", "600", "--chart", "c.png"], 2, ["--chart c.png", "ends in .svg"]),
     ] {
         let ran = bench_model(folder.path(), arguments);
+        let said = String::from_utf8(ran.stderr).unwrap();
+        assert_eq!(Some(code), ran.status.code(), "{said}");
+        assert!(words.iter().all(|word| said.contains(word)) && ran.stdout.is_empty(), "{said}");
+    }
+}
+
+/// `regard bench --select` on the tiny model, over as many bytes.
+fn bench_select(folder: &Path, bytes: usize, arguments: &[&str]) -> Output {
+    let (model, text) = (folder.join("tiny.gguf"), folder.join("text.txt"));
+    fs::write(&model, tiny::gguf(tiny::Purpose::Text)).unwrap();
+    let words = ["the whale ", "a sea ", "of ships ", "call me "];
+    let all: String = (0..bytes).map(|at| words[at * at % 7 % 4]).collect();
+    fs::write(&text, &all[..bytes]).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_regard"));
+    command.args(["bench", "--select"]).arg(&text).arg("--model").arg(&model).args(arguments).output().unwrap()
+}
+
+#[test]
+fn blocks_chosen_by_content_are_measured_over_text_that_was_held_out() {
+    let folder = TempDir::new().unwrap();
+    let methods = ["least", "adaptive-window", "pooled", "learned", "learned-together", "best", "best-anywhere"];
+    let arguments = [&["--context", "512", "--json", "--only"], &methods[..]].concat();
+    let lines = lines(&bench_select(folder.path(), 6000, &arguments));
+    assert_eq!(lines.len(), 2 * methods.len());
+    let number = |line: &Value, field: &str| line[field].as_f64().unwrap();
+    for of_budget in lines.chunks(methods.len()) {
+        let by = |method: &str| of_budget.iter().find(|line| line["method"] == method).unwrap();
+        for line in of_budget {
+            assert_eq!(line["right"], true, "{line}");
+            assert!(number(line, "mass") <= 1.0 && number(line, "attend_ms") > 0.0, "{line}");
+            let knows_all =
+                ["exact-window", "best", "best-together", "best-anywhere"].iter().any(|id| line["method"] == *id);
+            assert_eq!(line["choose_ms"].is_null(), knows_all, "{line}");
+        }
+        // As many blocks in each row, and none keeps more than the best.
+        for method in ["pooled", "learned", "learned-together"] {
+            assert_eq!(by(method)["blocks"], by("best")["blocks"], "{method}");
+            assert!(number(by(method), "mass") <= number(by("best"), "mass") + 1e-12, "{method}");
+            assert!(number(by(method), "mass") >= number(by("least"), "mass") - 1e-12, "{method}");
+        }
+        for method in ["adaptive-window", "best-anywhere"] {
+            assert!(number(by(method), "blocks") <= number(by("best"), "blocks"), "{method}");
+        }
+    }
+    // Of 8 rows of 1 to 8 blocks a quarter is 1, 2, 2, 2, 2, 2, 2 and 2 of 36.
+    let best = lines.iter().find(|line| line["method"] == "best" && line["budget"] == 0.25).unwrap();
+    assert!((number(best, "blocks") - 15.0 / 36.0).abs() < 1e-12, "{best}");
+
+    let ran = bench_select(folder.path(), 6000, &["--context", "512", "--only", "learned", "--markdown"]);
+    let said = String::from_utf8(ran.stdout).unwrap();
+    assert!(ran.status.success() && said.starts_with("| blocks kept"), "{said}");
+    assert!(
+        said.contains("| learned") && !said.contains("| random") && said.contains("2 layers of tiny.gguf, 4 heads"),
+        "{said}"
+    );
+    assert!(said.contains("held out") && said.contains("--only learned --markdown"), "{said}");
+}
+
+#[test]
+fn a_text_that_cannot_be_chosen_from_is_refused_by_name() {
+    let folder = TempDir::new().unwrap();
+    for (bytes, arguments, code, words) in [
+        (3000, &["--context", "512"][..], 2, ["text.txt: 3000 tokens", "10 windows of 512"]),
+        (3000, &["--context", "100"], 2, ["--context 100", "fewer than 256"]),
+        (3000, &["--only", "pool"], 2, ["\"pool\"", "pooled"]),
+        (3000, &["--threads", "1"], 2, ["--select", "--threads"]),
+    ] {
+        let ran = bench_select(folder.path(), bytes, arguments);
         let said = String::from_utf8(ran.stderr).unwrap();
         assert_eq!(Some(code), ran.status.code(), "{said}");
         assert!(words.iter().all(|word| said.contains(word)) && ran.stdout.is_empty(), "{said}");

@@ -77,6 +77,11 @@ impl TransformerBlock {
         &self.mixer
     }
 
+    /// The same, to be changed: to replace the tokens that all see, say.
+    pub fn mixer_mut(&mut self) -> &mut Mixer {
+        &mut self.mixer
+    }
+
     fn width(&self) -> usize {
         self.mixer.inputs()
     }

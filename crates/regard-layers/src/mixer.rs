@@ -4,8 +4,9 @@ use regard_memory::{Frame, Need};
 
 use crate::flash::FlashKept;
 use crate::linear_attention::LinearAttentionKept;
+use crate::local_global::LocalGlobalKept;
 use crate::state_space::StateSpaceKept;
-use crate::{Error, FlashAttention, Gradients, Layer, LinearAttention, Pass, Size, StateSpace};
+use crate::{Error, FlashAttention, Gradients, Layer, LinearAttention, LocalGlobalAttention, Pass, Size, StateSpace};
 
 /// What lets tokens see each other.
 #[derive(Clone, Debug)]
@@ -16,6 +17,8 @@ pub enum Mixer {
     Linear(LinearAttention),
     /// Mamba-2.
     StateSpace(StateSpace),
+    /// What is near, and a few tokens that all see.
+    LocalGlobal(LocalGlobalAttention),
 }
 
 /// What a mixer keeps for its backward pass.
@@ -27,6 +30,8 @@ pub enum MixerKept<'a> {
     Linear(LinearAttentionKept<'a>),
     /// Of Mamba-2.
     StateSpace(StateSpaceKept<'a>),
+    /// Of local-global attention.
+    LocalGlobal(LocalGlobalKept<'a>),
 }
 
 /// Calls a method of whichever mixer it is.
@@ -36,6 +41,7 @@ macro_rules! for_mixer {
             Mixer::Softmax($layer) => $call,
             Mixer::Linear($layer) => $call,
             Mixer::StateSpace($layer) => $call,
+            Mixer::LocalGlobal($layer) => $call,
         }
     };
 }
@@ -79,6 +85,10 @@ impl Layer for Mixer {
                 let (out, kept) = layer.forward(pass, size, x, tape)?;
                 (out, MixerKept::StateSpace(kept))
             }
+            Mixer::LocalGlobal(layer) => {
+                let (out, kept) = layer.forward(pass, size, x, tape)?;
+                (out, MixerKept::LocalGlobal(kept))
+            }
         })
     }
 
@@ -100,6 +110,9 @@ impl Layer for Mixer {
                 layer.backward(pass, size, kept, dout, gradients, dx, frame)
             }
             (Mixer::StateSpace(layer), MixerKept::StateSpace(kept)) => {
+                layer.backward(pass, size, kept, dout, gradients, dx, frame)
+            }
+            (Mixer::LocalGlobal(layer), MixerKept::LocalGlobal(kept)) => {
                 layer.backward(pass, size, kept, dout, gradients, dx, frame)
             }
             _ => Err(Error::setting("what was kept", "another mixer's", "this one's")),

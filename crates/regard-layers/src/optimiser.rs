@@ -1,5 +1,7 @@
 //! How parameters follow their gradients.
 
+use std::ops::Range;
+
 use regard_kernels::AdamW;
 use regard_memory::{AlignedBuffer, chunks_of};
 
@@ -32,6 +34,8 @@ impl Default for OptimiserConfig {
 pub struct Optimiser {
     config: OptimiserConfig,
     steps: u64,
+    /// Where the tensors lie, and whether each is a matrix.
+    places: Vec<(Range<usize>, bool)>,
     first: AlignedBuffer<f32>,
     second: AlignedBuffer<f32>,
 }
@@ -54,7 +58,8 @@ impl Optimiser {
             }
         }
         let len = parameters.values().len();
-        Ok(Optimiser { config, steps: 0, first: AlignedBuffer::zeroed(len)?, second: AlignedBuffer::zeroed(len)? })
+        let (first, second) = (AlignedBuffer::zeroed(len)?, AlignedBuffer::zeroed(len)?);
+        Ok(Optimiser { config, steps: 0, places: parameters.ranges().collect(), first, second })
     }
 
     /// Steps that were taken.
@@ -95,6 +100,12 @@ impl Optimiser {
         rate: f32,
     ) -> Result<f64, Error> {
         let (kernels, pool) = workspace.tools();
+        let len = self.first.len();
+        for (name, has) in [("parameters", parameters.values().len()), ("gradients", gradients.values().len())] {
+            if has != len {
+                return Err(Error::shape(name, &[has], format!("[{len}], as the moments")));
+            }
+        }
         let length = gradient_length(workspace, parameters, gradients)?;
         let OptimiserConfig { betas, eps, decay, clip } = self.config;
         let scale = match clip {
@@ -105,7 +116,7 @@ impl Optimiser {
         let power = |beta: f32| (1.0 - f64::from(beta).powf(self.steps as f64)) as f32;
         let correction = betas.map(power);
         let (first, second, gradients) = (&mut self.first, &mut self.second, gradients.values());
-        for (range, matrix) in parameters.ranges() {
+        for (range, matrix) in self.places.iter().cloned() {
             let decay = if matrix { decay } else { 0.0 };
             let step = AdamW { rate, betas, eps, decay, correction, scale };
             let gradients = &gradients[range.clone()];

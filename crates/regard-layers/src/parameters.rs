@@ -185,8 +185,8 @@ impl Parameters {
     }
 
     /// The places of all tensors, and whether each is a matrix.
-    pub(crate) fn ranges(&self) -> Vec<(Range<usize>, bool)> {
-        self.entries.iter().map(|entry| (entry.place.range(), entry.shape.len() > 1)).collect()
+    pub(crate) fn ranges(&self) -> impl Iterator<Item = (Range<usize>, bool)> {
+        self.entries.iter().map(|entry| (entry.place.range(), entry.shape.len() > 1))
     }
 
     fn add(&mut self, name: String, shape: &[usize], initial: Initial) -> Result<Parameter, Error> {

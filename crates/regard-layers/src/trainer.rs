@@ -256,6 +256,14 @@ impl Trainer {
         Ok(loss)
     }
 
+    /// The loss of a batch of one's own.
+    ///
+    /// # Errors
+    /// As [`LanguageModel::evaluate`].
+    pub fn evaluate_batch(&mut self, batch: Batch<'_>) -> Result<f64, Error> {
+        self.model.evaluate(&self.parameters, &mut self.workspace, batch, self.context.as_ref())
+    }
+
     /// Writes what was learned to a file of safetensors, the shared context included.
     ///
     /// # Errors

@@ -10,6 +10,7 @@ use regard_threads::Pool;
 use crate::Result;
 use crate::description::{Attention, Description, FeedForward, Mixer, Norm};
 use crate::failure::Failure;
+use crate::observed::{Observed, Observer};
 use crate::projection::Projection;
 
 /// Weights in the kernels' layouts, and what they run on.
@@ -99,7 +100,7 @@ impl Decoder {
     }
 
     /// `stream += out(attention(qkv(norm(stream))))`, the keys and values going through the sequences' caches. `turns`: the
-    /// rotary turn of each row.
+    /// rotary turn of each row. `observer` is shown what each sequence's attention is of.
     pub(crate) fn mix(
         &self,
         index: usize,
@@ -107,6 +108,7 @@ impl Decoder {
         turns: Rows<'_, f32>,
         sequences: &mut [Sequence<'_>],
         frame: &mut Frame<'_>,
+        mut observer: Option<Observer<'_>>,
     ) -> Result<()> {
         let (block, weights) = (&self.description.blocks[index], &self.blocks[index]);
         let Mixer::Attention(attention) = &block.mixer;
@@ -138,16 +140,15 @@ impl Decoder {
                 let from = weights.qkv.start(member);
                 Tensor::new(&of_sequence[from..], [1, heads, rows, dim], [0, dim, stride])
             };
-            cache.append(
-                view(KEYS, kv_heads, dim_k)?,
-                view(VALUES, kv_heads, dim_v)?,
-                self.kernels.isa(),
-                &self.pool,
-            )?;
+            let queries = view(QUERIES, heads, dim_k)?;
+            let (keys, values) = (view(KEYS, kv_heads, dim_k)?, view(VALUES, kv_heads, dim_v)?);
+            if let Some(observer) = &mut observer {
+                observer(&Observed { block: index, first: cache.len(), queries, keys, values });
+            }
+            cache.append(keys, values, self.kernels.isa(), &self.pool)?;
             let out = &mut mixed[first * heads * dim_v..][..rows * heads * dim_v];
             let out = TensorMut::new(out, [1, heads, rows, dim_v], [0, dim_v, heads * dim_v])?;
-            let (queries, outputs) = (view(QUERIES, heads, dim_k)?, Outputs::new(out));
-            plan.run_cached(queries, &[&**cache], Terms::default(), outputs, scratch, &self.pool)?;
+            plan.run_cached(queries, &[&**cache], Terms::default(), Outputs::new(out), scratch, &self.pool)?;
             first += rows;
         }
         let mixed = Rows::contiguous(mixed, rows, heads * dim_v)?;

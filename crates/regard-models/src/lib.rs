@@ -15,6 +15,7 @@ pub mod generate;
 pub mod gguf;
 mod load;
 mod model;
+mod observed;
 mod projection;
 pub mod sampling;
 mod session;
@@ -26,6 +27,7 @@ pub use encoder::{Encoder, Precision};
 pub use error::{Error, Optional, Result};
 pub use folder::Folder;
 pub use model::{LoadOptions, Model};
+pub use observed::Observed;
 pub use regard_attention::CacheDtype;
 pub use session::Session;
 

@@ -7,6 +7,7 @@ use regard_memory::{AlignedBuffer, Arena, Rows, RowsMut};
 use crate::decoder::{Decoder, Sequence};
 use crate::description::{self, Attention, Mixer};
 use crate::model::Model;
+use crate::observed::{Observed, Observer};
 use crate::{Error, Result};
 
 /// Tokens that go through the blocks together: enough that a weight's panel, once in a core's cache, serves many rows,
@@ -190,12 +191,41 @@ impl<'m> Session<'m> {
     /// # Errors
     /// There is no token, an id is not in the vocabulary, or the tokens do not fit the context; then nothing is taken in.
     pub fn feed(&mut self, tokens: &[u32]) -> Result<&mut [f32]> {
+        self.feed_chunks(tokens, None)
+    }
+
+    /// The same, showing on the way what attention is of: the queries, keys and values of each block, some hundred tokens of all
+    /// blocks before the next. The logits are those of [`Session::feed`], to the bit.
+    ///
+    /// ```no_run
+    /// use regard_models::{CacheDtype, LoadOptions, Model};
+    ///
+    /// let model = Model::load("model.gguf".as_ref(), &LoadOptions::default())?;
+    /// let mut session = model.session(2048, CacheDtype::F32)?;
+    /// let mut longest = vec![0.0_f32; model.description().blocks.len()];
+    /// session.feed_observed(&[1, 2, 3], &mut |seen| {
+    ///     let [_, heads, rows, _] = seen.queries.shape();
+    ///     for (head, row) in (0..heads).flat_map(|head| (0..rows).map(move |row| (head, row))) {
+    ///         let query = seen.queries.rows(0, head).row(row);
+    ///         longest[seen.block] = longest[seen.block].max(query.iter().map(|x| x * x).sum());
+    ///     }
+    /// })?;
+    /// # Ok::<(), regard_models::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Session::feed`].
+    pub fn feed_observed(&mut self, tokens: &[u32], observer: &mut dyn FnMut(&Observed<'_>)) -> Result<&mut [f32]> {
+        self.feed_chunks(tokens, Some(observer))
+    }
+
+    fn feed_chunks(&mut self, tokens: &[u32], mut observer: Option<Observer<'_>>) -> Result<&mut [f32]> {
         self.check(tokens)?;
         if tokens.is_empty() {
             return Err(Error::NoTokens);
         }
         for chunk in tokens.chunks(CHUNK) {
-            self.run_blocks(chunk)?;
+            self.run_blocks(chunk, observer.as_mut().map(|observer| &mut **observer as Observer<'_>))?;
         }
         self.make_logits((tokens.len() - 1) % CHUNK, 1)?;
         Ok(&mut self.logits[..self.model.description().vocabulary])
@@ -204,7 +234,7 @@ impl<'m> Session<'m> {
     /// Takes in a few tokens, and has the logits after each of them.
     pub(crate) fn feed_rows(&mut self, tokens: &[u32]) -> Result<()> {
         self.check(tokens)?;
-        self.run_blocks(tokens)?;
+        self.run_blocks(tokens, None)?;
         self.make_logits(0, tokens.len())
     }
 
@@ -271,7 +301,7 @@ impl<'m> Session<'m> {
             }
             let turns = Rows::contiguous(&turns, rows, turns.len() / rows)?;
             let mut frame = arena.frame(decoder.block_need(index, rows))?;
-            decoder.mix(index, stream.reborrow(), turns, &mut sequences, &mut frame.scope())?;
+            decoder.mix(index, stream.reborrow(), turns, &mut sequences, &mut frame.scope(), None)?;
             decoder.feed_forward(index, stream.reborrow(), &mut frame.scope())?;
         }
         let mut frame = arena.frame(decoder.logits_need(rows))?;
@@ -287,7 +317,7 @@ impl<'m> Session<'m> {
         self.check(tokens)?;
         let vocabulary = self.model.description().vocabulary;
         for (c, chunk) in tokens.chunks(CHUNK).enumerate() {
-            self.run_blocks(chunk)?;
+            self.run_blocks(chunk, None)?;
             for first in (0..chunk.len()).step_by(LOGIT_ROWS) {
                 let rows = LOGIT_ROWS.min(chunk.len() - first);
                 self.make_logits(first, rows)?;
@@ -312,8 +342,8 @@ impl<'m> Session<'m> {
     }
 
     /// Takes up to [`CHUNK`] tokens through all blocks; their rows then stand in `stream`.
-    fn run_blocks(&mut self, tokens: &[u32]) -> Result<()> {
-        let done = self.try_blocks(tokens);
+    fn run_blocks(&mut self, tokens: &[u32], observer: Option<Observer<'_>>) -> Result<()> {
+        let done = self.try_blocks(tokens, observer);
         match done {
             Ok(()) => self.tokens.extend(tokens),
             // The caches of some blocks may have taken them in.
@@ -322,7 +352,7 @@ impl<'m> Session<'m> {
         done
     }
 
-    fn try_blocks(&mut self, tokens: &[u32]) -> Result<()> {
+    fn try_blocks(&mut self, tokens: &[u32], mut observer: Option<Observer<'_>>) -> Result<()> {
         let decoder: &Decoder = self.model.decoder();
         let (rows, width) = (tokens.len(), decoder.description.width);
         let mut stream = RowsMut::contiguous(&mut self.stream[..rows * width], rows, width)?;
@@ -334,7 +364,8 @@ impl<'m> Session<'m> {
             let turns = Rows::contiguous(&known.turns[..rows * known.rotary.dims()], rows, known.rotary.dims())?;
             let mut sequence = [Sequence { rows, cache, plan: &known.plan, scratch: &mut self.scratch }];
             let mut frame = self.arena.frame(decoder.block_need(index, rows))?;
-            decoder.mix(index, stream.reborrow(), turns, &mut sequence, &mut frame.scope())?;
+            let observer = observer.as_mut().map(|observer| &mut **observer as Observer<'_>);
+            decoder.mix(index, stream.reborrow(), turns, &mut sequence, &mut frame.scope(), observer)?;
             decoder.feed_forward(index, stream.reborrow(), &mut frame.scope())?;
         }
         Ok(())

@@ -19,6 +19,8 @@
 //! - [`Mask`]: which pairs live, with `|`, `&` and `!`.
 //! - [`draw`]: masks and their layouts as SVG and PNG.
 //! - `graph` (a feature, on unless turned off): graph masks and retrieval over an HNSW index of the keys.
+//! - [`layers`]: layers with exact gradients, language models that learn, AdamW.
+//! - [`select`]: masks chosen by content, by summaries of blocks or by what a selector has learned.
 //! - [`models`]: language models from GGUF files.
 //! - [`kernels`], [`memory`], [`threads`], [`simd`]: the floors below, usable alone.
 #![forbid(unsafe_code)]
@@ -35,6 +37,10 @@ struct Guide;
 #[doc = include_str!("../../../docs/graph.md")]
 struct Graph;
 
+#[cfg(all(doctest, feature = "graph"))]
+#[doc = include_str!("../../../docs/layers.md")]
+struct Layers;
+
 #[cfg(doctest)]
 #[doc = include_str!("../../../docs/linear.md")]
 struct Linear;
@@ -42,6 +48,10 @@ struct Linear;
 #[cfg(doctest)]
 #[doc = include_str!("../../../docs/masks.md")]
 struct Masks;
+
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/select.md")]
+struct Select;
 
 pub use regard_attention::{
     Attention, Cache, CacheDtype, Cached, Chosen, Crossovers, Differentiable, Direction, Dropout, Element,
@@ -54,8 +64,10 @@ pub use regard_draw as draw;
 #[cfg(feature = "graph")]
 pub use regard_graph as graph;
 pub use regard_kernels as kernels;
+pub use regard_layers as layers;
 pub use regard_masks::{self as masks, Mask};
 pub use regard_memory as memory;
 pub use regard_models as models;
+pub use regard_select as select;
 pub use regard_simd as simd;
 pub use regard_threads as threads;

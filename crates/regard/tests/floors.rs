@@ -14,6 +14,7 @@ const FLOORS: &[(&str, usize, usize)] = &[
     ("regard-draw", 3, 0),
     ("regard-graph", 3, 0),
     ("regard-layers", 3, 0),
+    ("regard-select", 3, 0),
     ("regard-models", 4, 0),
     ("regard-cli", 5, 0),
     ("regard", 6, 0),
@@ -68,7 +69,16 @@ fn arrows_point_down() {
 #[test]
 fn unsafe_stays_below() {
     let crates = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate lies among the others");
-    let libraries = ["regard-masks", "regard-attention", "regard-draw", "regard-graph", "regard-models", "regard"];
+    let libraries = [
+        "regard-masks",
+        "regard-attention",
+        "regard-draw",
+        "regard-graph",
+        "regard-layers",
+        "regard-select",
+        "regard-models",
+        "regard",
+    ];
     for name in libraries.into_iter().chain(["regard-oracle"]) {
         let root = fs::read_to_string(crates.join(name).join("src/lib.rs")).expect("a library has a root");
         assert!(root.contains("#![forbid(unsafe_code)]"), "{name} does not forbid unsafe code");

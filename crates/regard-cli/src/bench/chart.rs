@@ -2,10 +2,11 @@
 
 use regard_kernels::peak::Unit;
 use svg::Document;
-use svg::node::element::{Line, Rectangle, Style, Text, Title};
+use svg::node::element::{Line, Rectangle, Style, Title};
 
 use crate::bench::report::{Figures, Row, percent, significant, unit};
 use crate::bench::setting::Setting;
+use crate::plot::{STYLE, text, wrapped};
 
 /// The picture's width and the places in it, in pixels.
 const WIDTH: f64 = 880.0;
@@ -19,28 +20,6 @@ const HEAD: f64 = 112.0;
 const LINE: f64 = 19.0;
 const BAR: f64 = 12.0;
 const GAP: f64 = 14.0;
-
-/// Follows the reader's choice of light or dark.
-const STYLE: &str = "
-text { font: 13px system-ui, -apple-system, 'Segoe UI', Helvetica, Arial, sans-serif; fill: #1f2328 }
-.title { font-size: 19px; font-weight: 600 }
-.small { font-size: 12px }
-.soft { fill: #59636e }
-.factor { font-weight: 600 }
-.paper { fill: #ffffff }
-.ours { fill: #0a7f6f }
-.peer { fill: #b6bfc9 }
-.grid { stroke: #e4e8ec }
-.limit { stroke: #59636e; stroke-dasharray: 4 3 }
-@media (prefers-color-scheme: dark) {
-  text { fill: #e6edf3 }
-  .soft { fill: #9198a1 }
-  .paper { fill: #0d1117 }
-  .ours { fill: #2fbfa7 }
-  .peer { fill: #57606a }
-  .grid { stroke: #22282f }
-  .limit { stroke: #9198a1 }
-}";
 
 /// Draws what was measured, as SVG.
 pub(crate) fn draw(rows: &[Row], setting: &Setting) -> String {
@@ -131,41 +110,14 @@ fn case(picture: Document, top: f64, id: &str, figures: &Figures) -> Document {
     picture
 }
 
-/// Lines that fit the picture's width.
-fn wrapped(said: &str) -> Vec<String> {
-    const LETTERS: usize = 124;
-    let mut lines = vec![String::new()];
-    for word in said.split(' ') {
-        let line = lines.last_mut().filter(|line| line.is_empty() || line.len() + word.len() < LETTERS);
-        match line {
-            Some(line) if line.is_empty() => line.push_str(word),
-            Some(line) => *line += &format!(" {word}"),
-            None => lines.push(word.to_owned()),
-        }
-    }
-    lines
-}
-
 /// The place of a share. What is beyond the limit (the caches helped) ends a little after it.
 fn at(share: f64) -> f64 {
     START + (LIMIT - START) * if share.is_finite() { share.clamp(0.0, 1.04) } else { 0.0 }
 }
 
-fn text(class: &str, x: f64, y: f64, said: &str) -> Text {
-    Text::new(said).set("class", class).set("x", x).set("y", y)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn long_lines_are_wrapped_and_lose_nothing() {
-        let said = "word ".repeat(70) + &"x".repeat(300) + " end";
-        let lines = wrapped(&said);
-        assert_eq!(said, lines.join(" "));
-        assert!(lines.len() > 3 && lines.iter().all(|line| line.len() <= 124 || !line.contains(' ')), "{lines:?}");
-    }
 
     #[test]
     fn bars_are_as_long_as_the_share() {

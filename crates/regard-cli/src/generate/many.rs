@@ -65,7 +65,7 @@ pub(super) fn run(arguments: &Arguments, model: &Model, sampling: &SamplingOptio
             generator.restart();
             generator.expect(context(prompt.len()));
             generator.read_while(prompt, &mut |_, _| !listener.pressed())?;
-            let text = Text::new(model, most, Stops::new(arguments.writing.stop.clone()));
+            let text = Text::new(model.tokenizer(), most, Stops::new(arguments.writing.stop.clone()));
             jobs.push(Job { line: next, prompt_tokens: prompt.len(), generator, text });
             next += 1;
         }

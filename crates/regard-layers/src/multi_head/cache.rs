@@ -3,7 +3,8 @@
 use regard_attention::{Cache, CacheDtype, Outputs, Terms};
 use regard_memory::{Frame, Need, Rows, RowsMut, Tensor, TensorMut};
 
-use super::{KeyHeads, MultiHeadAttention, MultiHeadConfig, Part};
+use super::weights::Part;
+use super::{KeyHeads, MultiHeadAttention, MultiHeadConfig};
 use crate::layer::check_rows;
 use crate::{Error, Pass, Size};
 

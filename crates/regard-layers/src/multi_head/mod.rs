@@ -2,10 +2,13 @@
 
 mod cache;
 mod call;
+mod config;
+mod weights;
 
 use regard_attention::{Inputs, Options, Outputs, Shape, Terms, Upstream};
-use regard_masks::Mask;
 use regard_memory::{Frame, Need, Rows, RowsMut, Tensor, TensorMut};
+
+use weights::{Part, Weights};
 
 use crate::layer::check_rows;
 use crate::linear::{Matrix, Order};
@@ -13,6 +16,7 @@ use crate::{Before, Bias, Error, Gradients, Initial, Layer, Mode, Parameter, Pas
 
 pub use cache::MultiHeadCache;
 pub use call::MultiHeadCall;
+pub use config::MultiHeadConfig;
 
 /// Multi-head attention (Vaswani et al., 2017, section 3.2.2): of the tokens of `x` among each other, or, where the caller says
 /// so, over the tokens of a memory, over keys and values that are given, or over a cache.
@@ -47,84 +51,6 @@ pub struct MultiHeadAttention {
     biases: Option<[Parameter; 4]>,
 }
 
-/// What multi-head attention is made of.
-#[derive(Clone, Debug)]
-pub struct MultiHeadConfig {
-    /// Numbers of a row that goes in, of the memory too.
-    pub inputs: usize,
-    /// Numbers of a row that comes out.
-    pub outputs: usize,
-    /// Query heads.
-    pub heads: usize,
-    /// How many of them read the same keys and values.
-    pub share_kv_across_n_heads: usize,
-    /// Numbers of a query and of a key.
-    pub dim_k: usize,
-    /// Numbers of a value.
-    pub dim_v: usize,
-    /// Which pairs live.
-    pub mask: Mask,
-    /// What scores are multiplied by; `1/√dim_k` unless given.
-    pub scale: Option<f64>,
-    /// Biases of all projections.
-    pub bias: Bias,
-    /// The probability that a weight falls, in training.
-    pub dropout: f32,
-}
-
-impl MultiHeadConfig {
-    /// Heads of `width / heads` numbers that share nothing, every pair alive.
-    pub fn new(width: usize, heads: usize) -> MultiHeadConfig {
-        let dim = width.checked_div(heads).unwrap_or(0);
-        MultiHeadConfig {
-            inputs: width,
-            outputs: width,
-            heads,
-            share_kv_across_n_heads: 1,
-            dim_k: dim,
-            dim_v: dim,
-            mask: Mask::full(),
-            scale: None,
-            bias: Bias::None,
-            dropout: 0.0,
-        }
-    }
-
-    fn check(&self) -> Result<(), Error> {
-        for (setting, has) in [
-            ("inputs", self.inputs),
-            ("outputs", self.outputs),
-            ("heads", self.heads),
-            ("share_kv_across_n_heads", self.share_kv_across_n_heads),
-            ("dim_k", self.dim_k),
-            ("dim_v", self.dim_v),
-        ] {
-            if has == 0 {
-                return Err(Error::setting(setting, has, "at least 1"));
-            }
-        }
-        if !self.heads.is_multiple_of(self.share_kv_across_n_heads) {
-            let expected = format!("a divisor of the {} heads", self.heads);
-            return Err(Error::setting("share_kv_across_n_heads", self.share_kv_across_n_heads, expected));
-        }
-        if !(0.0..1.0).contains(&self.dropout) {
-            return Err(Error::setting("dropout", self.dropout, "at least 0 and below 1"));
-        }
-        Ok(())
-    }
-}
-
-/// The forms of the weights of queries, keys and values.
-#[derive(Clone, Copy, Debug)]
-enum Weights {
-    /// `[3, H, d, E]`.
-    Together(Parameter),
-    /// `[1, H, d_k, E]`, and `[2, H_kv, d_k, E]`.
-    Shared { q: Parameter, kv: Parameter },
-    /// `[1, H, d_k, E]`, `[H_kv, d_k, E]`, `[H_kv, d_v, E]`.
-    Apart { q: Parameter, k: Parameter, v: Parameter },
-}
-
 /// Where keys and values come from: said by the caller, never guessed from shapes.
 #[derive(Clone, Copy, Debug)]
 pub enum Keys<'a> {
@@ -155,14 +81,6 @@ pub enum KeyHeads {
     All,
     /// The first alone, which all query heads read (`reuse_first_head_kv`).
     First,
-}
-
-/// Which rows join what is projected: queries, or keys and values, or all of them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Part {
-    Queries,
-    Keys,
-    All,
 }
 
 /// What multi-head attention keeps for its backward pass.
@@ -239,119 +157,6 @@ impl MultiHeadAttention {
     /// What it is made of.
     pub fn config(&self) -> &MultiHeadConfig {
         &self.config
-    }
-
-    /// Key/value heads.
-    pub(crate) fn kv_heads(&self, heads: KeyHeads) -> usize {
-        match heads {
-            KeyHeads::All => self.config.heads / self.config.share_kv_across_n_heads,
-            KeyHeads::First => 1,
-        }
-    }
-
-    /// Columns of queries, keys and values of a row.
-    fn widths(&self, heads: KeyHeads) -> [usize; 3] {
-        let MultiHeadConfig { heads: queries, dim_k, dim_v, .. } = self.config;
-        let kv_heads = self.kv_heads(heads);
-        [queries * dim_k, kv_heads * dim_k, kv_heads * dim_v]
-    }
-
-    /// Columns of what is projected from one row.
-    fn columns(&self, part: Part, heads: KeyHeads) -> usize {
-        let [q, k, v] = self.widths(heads);
-        match part {
-            Part::Queries => q,
-            Part::Keys => k + v,
-            Part::All => q + k + v,
-        }
-    }
-
-    /// The products that project a part of a row, each with the first column of its results and its bias.
-    fn products(
-        &self,
-        part: Part,
-        heads: KeyHeads,
-    ) -> impl Iterator<Item = (Matrix, usize, Option<Parameter>)> + use<> {
-        let MultiHeadConfig { inputs, .. } = self.config;
-        let ([q, k, v], [_, all_k, _]) = (self.widths(heads), self.widths(KeyHeads::All));
-        // Where each of the three begins: in which tensor, and at which of its rows.
-        let places = match self.weights {
-            Weights::Together(all) => [(all, 0), (all, q), (all, q + all_k)],
-            Weights::Shared { q, kv } => [(q, 0), (kv, 0), (kv, all_k)],
-            Weights::Apart { q, k, v } => [(q, 0), (k, 0), (v, 0)],
-        };
-        let wanted = match part {
-            Part::Queries => 0..1,
-            Part::Keys => 1..3,
-            Part::All => 0..3,
-        };
-        let biases = self.biases;
-        let mut products: [Option<(Matrix, usize, Option<Parameter>)>; 3] = [None; 3];
-        let (mut column, mut count) = (0, 0);
-        let mut last: Option<(Parameter, usize)> = None;
-        for i in wanted {
-            let (outputs, (tensor, row)) = ([q, k, v][i], places[i]);
-            // Neighbours in one tensor are one product; biases lie apart.
-            if let (Some((neighbour, end)), None, true) = (last, biases, count > 0)
-                && neighbour == tensor
-                && end == row
-                && let Some((matrix, ..)) = &mut products[count - 1]
-            {
-                matrix.outputs += outputs;
-                let first = row + outputs - matrix.outputs;
-                matrix.weight = tensor.part(first * inputs..(row + outputs) * inputs);
-            } else {
-                let weight = tensor.part(row * inputs..(row + outputs) * inputs);
-                let bias = biases.map(|biases| biases[i].part(0..outputs));
-                products[count] = Some((Matrix { weight, inputs, outputs, order: Order::OutputsFirst }, column, bias));
-                count += 1;
-            }
-            last = Some((tensor, row + outputs));
-            column += outputs;
-        }
-        products.into_iter().flatten()
-    }
-
-    /// Projects a part of rows to `out [rows, columns]`.
-    fn project(
-        &self,
-        pass: &mut Pass<'_>,
-        x: Rows<'_, f32>,
-        part: Part,
-        heads: KeyHeads,
-        out: &mut [f32],
-    ) -> Result<(), Error> {
-        let columns = self.columns(part, heads);
-        for (matrix, column, bias) in self.products(part, heads) {
-            let out = RowsMut::contiguous(out, x.rows(), columns)?;
-            let (rows, columns) = (0..x.rows(), column..column + matrix.outputs);
-            matrix.apply(pass, x, bias, out.block(rows, columns))?;
-        }
-        Ok(())
-    }
-
-    /// The gradients of what [`MultiHeadAttention::project`] does.
-    #[allow(clippy::too_many_arguments, reason = "a projection's inputs and both places that gradients go to")]
-    fn differentiate(
-        &self,
-        pass: &mut Pass<'_>,
-        x: Rows<'_, f32>,
-        part: Part,
-        heads: KeyHeads,
-        dout: &[f32],
-        gradients: &mut Gradients,
-        dx: &mut [f32],
-    ) -> Result<(), Error> {
-        let dout = Rows::contiguous(dout, x.rows(), self.columns(part, heads))?;
-        for (matrix, column, bias) in self.products(part, heads) {
-            let dout = dout.block(0..x.rows(), column..column + matrix.outputs);
-            let dx = RowsMut::contiguous(dx, x.rows(), x.cols())?;
-            matrix.differentiate(pass, x, dout, gradients, Some((Before::Kept, dx)))?;
-            if let Some(bias) = bias {
-                pass.add_rows(dout, gradients.of_mut(bias))?;
-            }
-        }
-        Ok(())
     }
 
     fn shape(&self, size: Size, keys: usize, heads: KeyHeads) -> Shape {

@@ -42,12 +42,19 @@ impl Words {
     /// What the folder describes, and the tokens that begin and end.
     pub(super) fn read(folder: &Folder) -> Result<(Words, Marks)> {
         let file = folder.path().join(NAME).display().to_string();
-        let malformed =
-            |problem: String| Error::Malformed { file: file.clone(), field: "tokeniser".to_owned(), problem };
         let text = folder
             .text(NAME)?
             .ok_or_else(|| Error::Missing { file: folder.path().display().to_string(), field: NAME.to_owned() })?;
-        let json: Value = serde_json::from_str(&text).map_err(|error| malformed(error.to_string()))?;
+        let words = Words::parse(&text, file)?;
+        let marks = read_marks(folder, &words.parsing, words.len())?;
+        Ok((words, marks))
+    }
+
+    /// What a tokenizer.json says that messages call `file`.
+    pub(super) fn parse(text: &str, file: String) -> Result<Words> {
+        let malformed =
+            |problem: String| Error::Malformed { file: file.clone(), field: "tokeniser".to_owned(), problem };
+        let json: Value = serde_json::from_str(text).map_err(|error| malformed(error.to_string()))?;
         let spelling = if has_type(&json["decoder"], "ByteLevel") { Spelling::Letters } else { Spelling::Pieces };
         let growth = growth(&json["normalizer"]).max(growth(&json["pre_tokenizer"]));
         if growth > MAX_GROWTH {
@@ -60,7 +67,7 @@ impl Words {
             return Err(malformed("model.dropout leaves merges out at random: set it to null".to_owned()));
         }
         drop(json);
-        let parsed = guarded(|| Fast::from_str(&text));
+        let parsed = guarded(|| Fast::from_str(text));
         let mut parsing = parsed.and_then(|fast| fast.map_err(|error| error.to_string())).map_err(malformed)?;
         // What a file says of lengths is for training.
         parsing.with_padding(None);
@@ -87,11 +94,16 @@ impl Words {
             let tried = guarded(|| parsing.encode_fast(text, true).map(drop));
             tried.and_then(|tried| tried.map_err(|error| error.to_string())).map_err(malformed)?;
         }
-        let marks = read_marks(folder, &parsing, len)?;
         // An added token is looked for as it is, and rules may have lengthened what is read as it.
         let longest = parsing.get_added_tokens_decoder().values().map(|added| added.content.len()).max();
         let reach = 64 + 4 * longest.unwrap_or(0);
-        Ok((Words { parsing, as_text: OnceLock::new(), texts, kinds, spelling, file, reach }, marks))
+        Ok(Words { parsing, as_text: OnceLock::new(), texts, kinds, spelling, file, reach })
+    }
+
+    /// The tokens that end a text by what they are called; nothing else is said of them.
+    pub(super) fn marks(&self) -> Marks {
+        let ends = special::ends(|text| self.id(text));
+        Marks { bos: None, eos: ends.first().copied(), ends }
     }
 
     fn fast(&self, special: Special) -> &Fast {

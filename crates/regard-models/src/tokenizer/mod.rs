@@ -6,6 +6,7 @@
 mod alphabet;
 mod folder;
 mod gguf;
+mod learn;
 mod special;
 mod spelling;
 mod split;
@@ -18,6 +19,7 @@ use crate::error::{Error, Result};
 use crate::folder::Folder;
 use crate::gguf::Gguf;
 
+pub use learn::{learn, with_last};
 pub(crate) use special::Kind;
 pub(crate) use spelling::byte;
 pub(crate) use split::PRE_TOKENIZERS;
@@ -85,6 +87,18 @@ impl Tokenizer {
     /// There is no tokenizer.json, or one of the files breaks its rules.
     pub fn from_folder(folder: &Folder) -> Result<Tokenizer> {
         let (words, marks) = folder::Words::read(folder)?;
+        Ok(Tokenizer { words: Words::Folder(Box::new(words)), marks })
+    }
+
+    /// The tokeniser that the text of a tokenizer.json describes, which messages call `name`. A token ends a text if it is called
+    /// so.
+    ///
+    /// # Errors
+    ///
+    /// The text breaks its rules.
+    pub fn from_json(text: &str, name: &str) -> Result<Tokenizer> {
+        let words = folder::Words::parse(text, name.to_owned())?;
+        let marks = words.marks();
         Ok(Tokenizer { words: Words::Folder(Box::new(words)), marks })
     }
 
