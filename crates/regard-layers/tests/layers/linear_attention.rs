@@ -65,6 +65,9 @@ pub(crate) fn weights_of(config: &LinearConfig, draw: &mut Draw) -> Tensors {
 pub(crate) fn exact(config: &LinearConfig, x: &Tensor, t: &Tensors) -> (Tensor, f64) {
     let (HeadSizes { width, heads, kv_heads, dim_k, dim_v }, rule) = (config.sizes, config.rule);
     let (batch, tokens) = (x.shape[0], x.shape[1]);
+    let (q, k) = (heads_of(x, &t["w_q"].part(0), None), heads_of(x, &t["w_k"], None));
+    // What comes of small queries and keys is amplified by two norms, one after the other.
+    let amplified = if is_delta(rule) { amplified_by_norm(&q, 1e-6).max(amplified_by_norm(&k, 1e-6)) } else { 1.0 };
     // Of length 1 with the delta rule, but for what keeps it from 0.
     let short = |x: Tensor| match is_delta(rule) {
         true => x.by_row(dim_k, |x| {
@@ -88,8 +91,8 @@ pub(crate) fn exact(config: &LinearConfig, x: &Tensor, t: &Tensors) -> (Tensor, 
         dim_k,
         dim_v,
         heads: [heads, kv_heads, kv_heads, kv_heads, kv_heads],
-        q: short(heads_of(x, &t["w_q"].part(0), None)).values,
-        k: short(heads_of(x, &t["w_k"], None)).values,
+        q: short(q).values,
+        k: short(k).values,
         v: heads_of(x, &t["w_v"], None).values,
         // ln σ(z) / 16.
         log_decay: values(decay, |z| -(-z).exp().ln_1p() / 16.0),
@@ -101,7 +104,7 @@ pub(crate) fn exact(config: &LinearConfig, x: &Tensor, t: &Tensors) -> (Tensor, 
     let out = Tensor::new(&[batch, heads, tokens, dim_v], call.exact().0);
     // The constant is the f32 of 1e-5.
     let normed = rms_norm(&out, &t["norm.weight"], f64::from(1e-5f32));
-    (merge_heads(&normed, &t["w_out"], None), amplified_by_norm(&out, 1e-5))
+    (merge_heads(&normed, &t["w_out"], None), amplified * amplified_by_norm(&out, 1e-5))
 }
 
 impl Problem {

@@ -154,13 +154,14 @@ fn error(ours: &[f64], theirs: &[f64]) -> f64 {
     off.fold(0.0, |most, off| if off <= most { most } else { off })
 }
 
-/// How much larger errors of rows become where each is divided by its root mean square: as a row is smaller than the largest, it is
+/// How much larger errors of rows become where each is divided by its root mean square: as a row is smaller than one or than the
+/// largest, it is
 /// what is left of sums of terms of that size.
 pub(crate) fn amplified_by_norm(rows: &Tensor, epsilon: f64) -> f64 {
     let root = |row: &[f64]| (row.iter().map(|x| x * x).sum::<f64>() / row.len() as f64 + epsilon).sqrt();
     let (least, most) =
         rows.rows().map(root).fold((f64::INFINITY, 0.0f64), |(least, most), root| (root.min(least), root.max(most)));
-    most / least
+    most.max(1.0) / least
 }
 
 /// Numbers that are the same but for rounding: within a share of the largest of them, or of `least`.
@@ -207,7 +208,8 @@ impl Made {
         let mut draw = Draw(dout.values[0].to_bits());
         // Those of weights are sums over all rows, which may cancel.
         let sums = dout.dot(dout).sqrt();
-        let least = self.gradient.iter().fold(sums, |most, (_, tensor)| largest(&tensor.values).max(most)) / 8.0;
+        let least = self.gradient.iter().fold(0.0, |most, (_, tensor)| largest(&tensor.values).max(most)) / 8.0;
+        let least = least.max(sums);
         for (key, tensor) in at.iter() {
             let direction = draw.normal(&tensor.shape, 1.0);
             let moved = |step: f64| out(&at.clone().and(key, tensor.with(&direction, |x, d| x + step * d))).dot(dout);
