@@ -288,10 +288,10 @@ fn closing_line(written: &Written, context: usize, sampling: &SamplingOptions, c
         guessed => format!("; {} of {guessed} guesses right", counts.right),
     };
     let note = ending.note(context).map_or_else(String::new, |note| format!("; {note}"));
-    format!(
-        "prompt: {} tokens, {:.1} tokens/s; generated: {tokens} tokens, {:.1} tokens/s{guesses}{seed}{note}",
-        prompt.fed,
-        prompt.rate(),
-        generation.rate(),
-    )
+    let read = match prompt.fed {
+        // It was seen together with what was written.
+        0 => String::new(),
+        fed => format!("prompt: {fed} tokens, {:.1} tokens/s; ", prompt.rate()),
+    };
+    format!("{read}generated: {tokens} tokens, {:.1} tokens/s{guesses}{seed}{note}", generation.rate())
 }

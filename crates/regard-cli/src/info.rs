@@ -237,6 +237,7 @@ impl Facts {
                 sampling: sampling(folder)?,
                 architecture: "regard, of `regard train`".to_owned(),
                 learned: Some(LearnedFacts::of(&description)),
+                obstacle: description.check(folder).err().map(|error| error.to_string()).or(facts.obstacle),
                 ..facts
             });
         }

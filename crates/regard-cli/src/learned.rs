@@ -41,13 +41,8 @@ impl Learned {
     pub(crate) fn open(path: &Path) -> Result<Option<Learned>, Error> {
         let Some(description) = Description::read(path)? else { return Ok(None) };
         let folder = Folder::open(path)?;
+        description.check(&folder)?;
         let Description { config, limit } = description;
-        let (needed, held) =
-            (count(&config), folder.tensors().map(|(_, shape, _)| shape.iter().product::<u64>()).sum());
-        // What is drawn first and then overwritten costs what config.json says, not what the file holds.
-        if needed > held {
-            return Err(malformed(path, format!("its sizes make {needed} parameters, and {WEIGHTS} holds {held}")));
-        }
         let tokenizer = Tokenizer::from_folder(&folder)?;
         if tokenizer.vocab_size() > config.vocabulary {
             let (tokens, rows) = (tokenizer.vocab_size(), config.vocabulary);
@@ -183,6 +178,16 @@ impl Description {
             dropout: number("attention_dropout")?,
         };
         Ok(Some(Description { config, limit: size("max_position_embeddings")? }))
+    }
+
+    /// Refuses sizes beyond what the folder's weights hold: what is drawn first and then overwritten costs what config.json says.
+    pub(crate) fn check(&self, folder: &Folder) -> Result<(), Error> {
+        let (needed, held) = (count(&self.config), folder.size() / size_of::<f32>() as u64);
+        if needed <= held {
+            return Ok(());
+        }
+        let problem = format!("its sizes make {needed} parameters, and {WEIGHTS} holds {held}");
+        Err(malformed(folder.path(), problem))
     }
 
     /// What it is, in words.

@@ -42,7 +42,9 @@ pub(crate) struct LearnedSource<'m> {
     tokens: Vec<u32>,
     /// What denoising has written and nobody asked for yet; nothing before it has.
     waiting: Option<VecDeque<u32>>,
+    /// Of the token behind all others, where they are known.
     logits: Vec<f32>,
+    ready: bool,
 }
 
 impl<'m> LearnedSource<'m> {
@@ -56,7 +58,7 @@ impl<'m> LearnedSource<'m> {
     ) -> Result<Self, Error> {
         let sampler = Sampler::new(sampling, net.model.config().vocabulary)?;
         let (tokens, logits) = (Vec::new(), Vec::new());
-        Ok(LearnedSource { net, workspace, sampler, context, rounds, tokens, waiting: None, logits })
+        Ok(LearnedSource { net, workspace, sampler, context, rounds, tokens, waiting: None, logits, ready: false })
     }
 
     /// The workspace, to be used again.
@@ -64,17 +66,31 @@ impl<'m> LearnedSource<'m> {
         self.workspace
     }
 
+    fn is_causal(&self) -> bool {
+        self.net.model.config().objective == Objective::Causal
+    }
+
+    /// Lets the model see all tokens.
+    fn see(&mut self) -> Result<(), Error> {
+        let Net { model, parameters, context } = self.net;
+        let size = Size { batch: 1, tokens: self.tokens.len() };
+        self.logits.resize(model.config().vocabulary, 0.0);
+        model.predict_last(parameters, &mut self.workspace, size, &self.tokens, context, &mut self.logits)?;
+        self.ready = true;
+        Ok(())
+    }
+
     /// The token that follows by the model; none where the context is full.
     fn follow(&mut self) -> Result<Option<u32>, Error> {
-        let Net { model, parameters, context } = self.net;
         // The token behind a full context needs no place in it.
         if self.tokens.is_empty() || self.tokens.len() > self.context {
             return Ok(None);
         }
-        let size = Size { batch: 1, tokens: self.tokens.len() };
-        self.logits.resize(model.config().vocabulary, 0.0);
-        model.predict_last(parameters, &mut self.workspace, size, &self.tokens, context, &mut self.logits)?;
+        if !self.ready {
+            self.see()?;
+        }
         let token = self.sampler.sample(&mut self.logits)?;
+        self.ready = false;
         self.sampler.accept(token);
         self.tokens.push(token);
         Ok(Some(token))
@@ -131,11 +147,15 @@ impl Source for LearnedSource<'_> {
         self.waiting = None;
         self.sampler.forget();
         prompt.iter().for_each(|&token| self.sampler.accept(token));
-        Ok(prompt.len())
+        // What denoises sees the prompt together with what it writes.
+        if self.is_causal() {
+            self.see()?;
+        }
+        Ok(if self.is_causal() { prompt.len() } else { 0 })
     }
 
     fn next_token(&mut self) -> Result<Option<u32>, Error> {
-        if self.net.model.config().objective == Objective::Causal {
+        if self.is_causal() {
             return self.follow();
         }
         if self.waiting.is_none() {
