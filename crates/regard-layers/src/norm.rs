@@ -25,7 +25,9 @@ const BLOCK: usize = 64;
 #[derive(Clone, Copy, Debug)]
 pub struct Norm {
     kind: NormKind,
+    /// Numbers that are divided by one root, and how often there are so many in a row.
     width: usize,
+    groups: usize,
     eps: f32,
     weight: Parameter,
     bias: Option<Parameter>,
@@ -46,15 +48,31 @@ impl Norm {
     /// # Errors
     /// `eps` is negative or no number, the scope has such parameters, or there is no memory for them.
     pub fn new(scope: &mut Scope<'_>, kind: NormKind, width: usize, eps: f32) -> Result<Norm, Error> {
+        Norm::in_groups(scope, kind, [1, width], eps)
+    }
+
+    /// A norm of each of so many groups of a row by itself, with weights of its own.
+    pub(crate) fn in_groups(
+        scope: &mut Scope<'_>,
+        kind: NormKind,
+        [groups, width]: [usize; 2],
+        eps: f32,
+    ) -> Result<Norm, Error> {
         if !(eps >= 0.0 && eps.is_finite()) {
             return Err(Error::setting("eps", eps, "at least 0, and finite"));
         }
-        let weight = scope.add("weight", &[width], Initial::Constant(1.0))?;
+        let row = groups.saturating_mul(width);
+        let weight = scope.add("weight", &[row], Initial::Constant(1.0))?;
         let bias = match kind {
             NormKind::Rms => None,
-            NormKind::Layer => Some(scope.add("bias", &[width], Initial::Constant(0.0))?),
+            NormKind::Layer => Some(scope.add("bias", &[row], Initial::Constant(0.0))?),
         };
-        Ok(Norm { kind, width, eps, weight, bias })
+        Ok(Norm { kind, width, groups, eps, weight, bias })
+    }
+
+    /// Numbers of a row.
+    fn row(&self) -> usize {
+        self.groups * self.width
     }
 
     /// The results of rows, in place of what stands in `out`.
@@ -62,13 +80,14 @@ impl Norm {
         let (kernels, width, eps) = (pass.kernels, self.width, self.eps);
         let weight = pass.parameters.of(self.weight);
         let bias = self.bias.map(|bias| pass.parameters.of(bias));
-        let block = (BLOCK * width).max(1);
+        let block = (BLOCK * self.row()).max(1);
         pass.pool.run(chunks_of(out, block), |index, out| {
             let x = &x[index * block..][..out.len()];
-            for (x, out) in x.chunks_exact(width).zip(out.chunks_exact_mut(width)) {
+            for (i, (x, out)) in x.chunks_exact(width).zip(out.chunks_exact_mut(width)).enumerate() {
+                let group = i % self.groups * width..(i % self.groups + 1) * width;
                 match bias {
-                    None => kernels.rms_norm(x, weight, eps, out),
-                    Some(bias) => kernels.layer_norm(x, weight, bias, eps, out),
+                    None => kernels.rms_norm(x, &weight[group], eps, out),
+                    Some(bias) => kernels.layer_norm(x, &weight[group.clone()], &bias[group], eps, out),
                 }
                 .expect("rows of one width");
             }
@@ -77,7 +96,7 @@ impl Norm {
 
     /// What [`Norm::differentiate`] takes.
     pub(crate) fn need(&self, rows: usize) -> Need {
-        Need::of::<f32>(rows.div_ceil(BLOCK).saturating_mul(self.parts() * self.width))
+        Need::of::<f32>(rows.div_ceil(BLOCK).saturating_mul(self.parts() * self.row()))
     }
 
     /// How many tensors are learned.
@@ -100,25 +119,30 @@ impl Norm {
             return Ok(());
         }
         let weight = pass.parameters.of(self.weight);
-        let (block, each) = (BLOCK * width, self.parts() * width);
+        let (block, each) = (BLOCK * self.row(), self.parts() * self.row());
         let mut frame = frame.scope();
         let sums = frame.take_zeroed::<f32>(x.len().div_ceil(block) * each);
         pass.pool.run((chunks_of(dx, block), chunks_of(sums, each)), |index, (dx, sums)| {
-            let (dweight, dbias) = sums.split_at_mut(width);
+            let (dweight, dbias) = sums.split_at_mut(self.row());
             let range = index * block..index * block + dx.len();
             let rows = x[range.clone()].chunks_exact(width).zip(dout[range].chunks_exact(width));
-            for ((x, dout), dx) in rows.zip(dx.chunks_exact_mut(width)) {
+            for (i, ((x, dout), dx)) in rows.zip(dx.chunks_exact_mut(width)).enumerate() {
+                let group = i % self.groups * width..(i % self.groups + 1) * width;
+                let (weight, dweight) = (&weight[group.clone()], &mut dweight[group.clone()]);
                 match self.kind {
                     NormKind::Rms => kernels.rms_norm_backward(x, weight, eps, dout, dx, dweight),
-                    NormKind::Layer => kernels.layer_norm_backward(x, weight, eps, dout, dx, [dweight, dbias]),
+                    NormKind::Layer => {
+                        kernels.layer_norm_backward(x, weight, eps, dout, dx, [dweight, &mut dbias[group]])
+                    }
                 }
                 .expect("rows of one width");
             }
         });
         for sums in sums.chunks_exact(each) {
-            kernels.add(&sums[..width], gradients.of_mut(self.weight))?;
+            let (dweight, dbias) = sums.split_at(self.row());
+            kernels.add(dweight, gradients.of_mut(self.weight))?;
             if let Some(bias) = self.bias {
-                kernels.add(&sums[width..], gradients.of_mut(bias))?;
+                kernels.add(dbias, gradients.of_mut(bias))?;
             }
         }
         Ok(())
@@ -129,15 +153,15 @@ impl Layer for Norm {
     type Kept<'a> = &'a [f32];
 
     fn inputs(&self) -> usize {
-        self.width
+        self.row()
     }
 
     fn outputs(&self) -> usize {
-        self.width
+        self.row()
     }
 
     fn forward_need(&self, size: Size) -> Need {
-        Need::of::<f32>(size.rows().saturating_mul(self.width))
+        Need::of::<f32>(size.rows().saturating_mul(self.row()))
     }
 
     fn backward_need(&self, size: Size) -> Need {
@@ -151,7 +175,7 @@ impl Layer for Norm {
         x: &'a [f32],
         tape: &mut Frame<'a>,
     ) -> Result<(&'a mut [f32], &'a [f32]), Error> {
-        check_rows("input", x, size, self.width)?;
+        check_rows("input", x, size, self.row())?;
         let out = tape.take(x.len());
         self.apply(pass, x, out);
         Ok((out, x))
@@ -167,7 +191,7 @@ impl Layer for Norm {
         dx: &mut [f32],
         frame: &mut Frame<'_>,
     ) -> Result<(), Error> {
-        check_rows("gradient of results", dout, size, self.width)?;
+        check_rows("gradient of results", dout, size, self.row())?;
         self.differentiate(pass, kept, dout, gradients, dx, frame)
     }
 }

@@ -14,7 +14,7 @@ const BLOCK: usize = 16;
 
 /// The mixer of Mamba-2 (Dao and Gu, 2024, section 7): the gated rule with `B` as keys, `C` as queries and `x·Δ` as values, where
 /// `ln a = −e^A·Δ`, `Δ = softplus(δ + b)`; a short convolution before it, and a gate and a norm behind:
-/// `out(norm((rule + D·x)∘silu(z)))`.
+/// `out(norm((rule + D·x)∘silu(z)))`, where the norm is of each group of heads by itself.
 ///
 /// Parameters, by the names that `transformers` has: `in_proj.weight [2·inner + 2·groups·state + heads, width]` (rows `z`, `x`, `B`, `C`,
 /// `δ`), `conv1d.weight [inner + 2·groups·state, 1, taps]` and `conv1d.bias`, `A_log`, `D` and `dt_bias`, each `[heads]`,
@@ -157,7 +157,7 @@ impl StateSpace {
             a_log: scope.add("A_log", &[heads], Initial::Function(first_decay))?,
             d: scope.add("D", &[heads], Initial::Constant(1.0))?,
             dt_bias: scope.add("dt_bias", &[heads], Initial::Function(first_step))?,
-            norm: Norm::new(&mut scope.scope("norm"), NormKind::Rms, inner, eps)?,
+            norm: Norm::in_groups(&mut scope.scope("norm"), NormKind::Rms, [groups, inner / groups], eps)?,
             out: Linear::with(&mut scope.scope("out_proj"), inner, width, Bias::None, back)?,
         })
     }

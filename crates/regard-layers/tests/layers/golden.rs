@@ -8,7 +8,8 @@ use regard_kernels::{Activation, Rotary, RotaryScaling};
 use regard_layers::{
     Bias, ContextInlet, Embedding, FeedForward, FeedForwardKind, FlashAttention, FlashConfig, HeadSizes, Initial,
     KeyHeads, Linear, LocalGlobalAttention, LocalGlobalConfig, LocalGlobalForm, Mixer, Mode, Norm, NormKind,
-    Parameters, Scope, SharedAttentionContext, Sight, TransformerBlock, Workspace, cross_entropy, cross_entropy_need,
+    Parameters, Scope, SharedAttentionContext, Sight, StateSpace, StateSpaceConfig, TransformerBlock, Workspace,
+    cross_entropy, cross_entropy_need,
 };
 use regard_masks::Mask;
 use regard_memory::Need;
@@ -32,7 +33,14 @@ fn pytorch_says_the_same() {
             judge(case, &mut workspace);
             *held.entry(case.layer().to_owned()).or_default() += 1;
         }
-        let enough = [("multi_head", 19), ("local_global", 6), ("block", 2), ("recurrence", 7), ("feed_forward", 3)];
+        let enough = [
+            ("multi_head", 19),
+            ("local_global", 6),
+            ("block", 2),
+            ("recurrence", 7),
+            ("state_space", 3),
+            ("feed_forward", 3),
+        ];
         for (layer, count) in enough {
             assert_eq!(held[layer], count, "{layer}");
         }
@@ -51,6 +59,7 @@ fn judge(case: &Case, workspace: &mut Workspace) {
         "shared_context_update" => shared_context_update(case, workspace),
         "block" => block(case, workspace),
         "recurrence" => recurrence(case),
+        "state_space" => state_space(case, workspace),
         "activation" | "rotary" => {}
         other => panic!("{}: a layer `{other}`", case.name),
     }
@@ -312,6 +321,16 @@ fn block(case: &Case, workspace: &mut Workspace) {
         TransformerBlock::new([first, second], Mixer::Softmax(mixer), feeding)
     };
     hold_as(case, &made(new, &given, &case.dout["out"], Mode::Evaluation, workspace), renamed);
+}
+
+fn state_space(case: &Case, workspace: &mut Workspace) {
+    let size = |name: &str| case.number(name).expect("a size") as usize;
+    let (heads, groups, taps) = (size("heads"), size("groups"), case.given["conv1d.weight"].width());
+    let &[width, inner] = &case.given["out_proj.weight"].shape[..] else { panic!("a matrix") };
+    let state = (case.given["conv1d.weight"].shape[0] - inner) / (2 * groups);
+    let config = StateSpaceConfig { width, heads, head_dim: inner / heads, groups, state, taps, eps: epsilon(case) };
+    let new = |scope: &mut Scope<'_>| StateSpace::new(scope, config);
+    hold_as(case, &made(new, &case.given, &case.dout["out"], Mode::Evaluation, workspace), Tensors::clone);
 }
 
 /// The rule alone, which linear attention and Mamba-2 stand on.

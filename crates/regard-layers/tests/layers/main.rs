@@ -1,11 +1,13 @@
 //! Layers held against what is not theirs: PyTorch, references in f64, and central differences of these.
 #![forbid(unsafe_code)]
 
+mod every;
 mod flash;
 mod golden;
 mod linear_attention;
 mod local_global;
 mod multi_head;
+mod properties;
 mod shared_context;
 mod state_space;
 mod support;

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use regard_layers::{Mode, Scope, StateSpace, StateSpaceConfig, Workspace};
-use regard_oracle::layers::{Activation, Tensor, Tensors, differences, linear, rms_norm};
+use regard_oracle::layers::{self, Tensor, Tensors, differences};
 
 use crate::support::{Draw, Made, amplified_by_norm, made, tries};
 
@@ -41,52 +41,6 @@ pub(crate) fn weights_of(config: &StateSpaceConfig, draw: &mut Draw) -> Tensors 
     ])
 }
 
-/// The recurrence of Dao and Gu, 2024: `h ← e^(−Δ·e^A)·h + Δ·x⊗B`, `y = h·C + D·x`, between a convolution and a gated norm;
-/// and how much that amplifies errors.
-pub(crate) fn exact(config: &StateSpaceConfig, x: &Tensor, t: &Tensors) -> (Tensor, f64) {
-    let StateSpaceConfig { heads, head_dim, groups, state, taps, eps, .. } = *config;
-    let (batch, tokens, inner) = (x.shape[0], x.shape[1], heads * head_dim);
-    let keys = groups * state;
-    let channels = inner + 2 * keys;
-    let projected = linear(x, &t["in_proj.weight"], None);
-    let (weight, bias) = (&t["conv1d.weight"].values, &t["conv1d.bias"].values);
-    let mut gated = Vec::new();
-    for entry in 0..batch {
-        let row = |token: usize| &projected.values[(entry * tokens + token) * projected.width()..][..projected.width()];
-        let mut h = vec![0.0; heads * head_dim * state];
-        for token in 0..tokens {
-            // What of the convolution's taps lies within the sequence.
-            let convolved: Vec<f64> = (0..channels)
-                .map(|c| {
-                    let seen = (0..taps).filter(|tap| token + tap + 1 >= taps);
-                    let of = |tap: usize| weight[c * taps + tap] * row(token + tap + 1 - taps)[inner + c];
-                    Activation::Silu.of(bias[c] + seen.map(of).sum::<f64>())
-                })
-                .collect();
-            let (values, rest) = convolved.split_at(inner);
-            let (b, c) = rest.split_at(keys);
-            for head in 0..heads {
-                let delta = (row(token)[inner + channels + head] + t["dt_bias"].values[head]).exp().ln_1p();
-                let left = (-delta * t["A_log"].values[head].exp()).exp();
-                let group = head / (heads / groups) * state;
-                for i in 0..head_dim {
-                    let (x, z) = (values[head * head_dim + i], row(token)[head * head_dim + i]);
-                    let mut y = t["D"].values[head] * x;
-                    for n in 0..state {
-                        let h = &mut h[(head * head_dim + i) * state + n];
-                        *h = left * *h + delta * x * b[group + n];
-                        y += *h * c[group + n];
-                    }
-                    gated.push(y * Activation::Silu.of(z));
-                }
-            }
-        }
-    }
-    let gated = Tensor::new(&[batch, tokens, inner], gated);
-    let normed = rms_norm(&gated, &t["norm.weight"], eps.into());
-    (linear(&normed, &t["out_proj.weight"], None), amplified_by_norm(&gated, eps.into()))
-}
-
 impl Problem {
     fn given(&self) -> Tensors {
         let mut draw = Draw(self.seed);
@@ -101,11 +55,20 @@ impl Problem {
     fn made(&self, given: &Tensors) -> Made {
         let new = |scope: &mut Scope<'_>| StateSpace::new(scope, self.config);
         let made = made(new, given, &self.dout(), Mode::Evaluation, &mut Workspace::new().unwrap());
-        Made { amplified: exact(&self.config, &given["x"], given).1, ..made }
+        // Of each group by itself.
+        let gated = self.reference().gated(&given["x"], given);
+        let group = gated.width() / self.config.groups;
+        let rows = gated.reshaped(&[gated.values.len() / group, group]);
+        Made { amplified: amplified_by_norm(&rows, self.config.eps.into()), ..made }
     }
 
     fn exact(&self, given: &Tensors) -> Tensor {
-        exact(&self.config, &given["x"], given).0
+        self.reference().forward(&given["x"], given)
+    }
+
+    fn reference(&self) -> layers::StateSpace {
+        let StateSpaceConfig { heads, groups, eps, .. } = self.config;
+        layers::StateSpace { heads, groups, epsilon: eps.into() }
     }
 }
 

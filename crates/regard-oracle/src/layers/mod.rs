@@ -31,6 +31,7 @@ mod multi_head;
 mod norm;
 mod rotary;
 mod shared_context;
+mod state_space;
 mod tensor;
 
 pub use activation::{Activation, erf};
@@ -45,4 +46,5 @@ pub use multi_head::{MultiHead, heads_of, merge_heads};
 pub use norm::{Norm, layer_norm, rms_norm};
 pub use rotary::Rotary;
 pub use shared_context::{SharedContext, sampled_rows};
+pub use state_space::StateSpace;
 pub use tensor::{Tensor, Tensors};

@@ -2,7 +2,7 @@
 
 use regard_oracle::Recurrence;
 use regard_oracle::layers::{
-    Activation, Block, Case, LocalGlobal, MultiHead, Norm, Rotary, SharedContext, Tensor, Tensors, cases,
+    Activation, Block, Case, LocalGlobal, MultiHead, Norm, Rotary, SharedContext, StateSpace, Tensor, Tensors, cases,
     cross_entropy, differences, embedding, feed_forward, layer_norm, linear, rms_norm,
 };
 
@@ -112,6 +112,11 @@ fn computed(case: &Case, t: &Tensors) -> Tensors {
         "block" => with_multi_head(case, |attention| {
             Block { norm: norm(case), attention, activation: activation(case) }.forward(&t["x"], t)
         }),
+        "state_space" => {
+            let size = |name: &str| case.number(name).expect("a size") as usize;
+            let layer = StateSpace { heads: size("heads"), groups: size("groups"), epsilon: epsilon() };
+            layer.forward(&t["x"], t)
+        }
         "recurrence" => return recurrence(case, t),
         other => panic!("{}: a layer `{other}`", case.name),
     };
