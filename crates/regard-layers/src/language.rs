@@ -384,7 +384,9 @@ impl LanguageModel {
         let (mut tape, mut pass) = workspace.pass(parameters, Mode::Evaluation, need)?;
         let normed = self.hidden(&mut pass, size, tokens, context, &mut tape)?;
         let width = self.config.width;
-        let last = Rows::new(&normed[(size.tokens - 1) * width..], size.batch, width, size.tokens * width)?;
+        // Without sequences there is nothing behind the first.
+        let before = ((size.tokens - 1) * width).min(normed.len());
+        let last = Rows::new(&normed[before..], size.batch, width, size.tokens * width)?;
         self.logits(&mut pass, last, logits)
     }
 

@@ -4,6 +4,7 @@
 mod every;
 mod flash;
 mod golden;
+mod language;
 mod linear_attention;
 mod local_global;
 mod multi_head;

@@ -1,5 +1,6 @@
 //! Weights of one layer by the names of another.
 
+use regard_layers::HeadSizes;
 use regard_oracle::layers::{Tensor, Tensors};
 
 /// `[rows, columns]` turned over.
@@ -81,4 +82,26 @@ pub(crate) fn with_ones(of: &Tensors) -> Tensors {
         }
     }
     all
+}
+
+/// Projections as multi-head weights with keys and values apart, and all else as it is: what [`projections`] takes.
+pub(crate) fn heads(of: &Tensors, sizes: HeadSizes) -> Tensors {
+    let HeadSizes { width, heads, kv_heads, dim_k, dim_v } = sizes;
+    let shaped = |(name, tensor): (&str, &Tensor)| match name {
+        "q_proj.weight" => ("w_q".to_owned(), tensor.reshaped(&[1, heads, dim_k, width])),
+        "k_proj.weight" => ("w_k".to_owned(), tensor.reshaped(&[kv_heads, dim_k, width])),
+        "v_proj.weight" => ("w_v".to_owned(), tensor.reshaped(&[kv_heads, dim_v, width])),
+        "o_proj.weight" => ("w_out".to_owned(), turned(tensor).reshaped(&[heads, dim_v, width])),
+        name => (name.to_owned(), tensor.clone()),
+    };
+    of.iter().map(shaped).collect()
+}
+
+/// What [`feed_forward`] takes.
+pub(crate) fn feed_forward_back(of: &Tensors) -> Tensors {
+    let renamed = |(name, tensor): (&str, &Tensor)| {
+        let name = name.strip_suffix("_proj.weight").map_or(name.to_owned(), |part| format!("w_{part}"));
+        (name, tensor.clone())
+    };
+    of.iter().map(renamed).collect()
 }
