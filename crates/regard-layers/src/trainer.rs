@@ -194,6 +194,8 @@ impl Trainer {
         let TrainingConfig { batch, tokens, accumulation, schedule, recomputation, seed, not_finite, .. } = self.config;
         check_text(text, tokens)?;
         self.gradients.clear();
+        // What a step saw that came to no end.
+        self.context.iter_mut().for_each(SharedAttentionContext::forget);
         let mut loss = 0.0;
         let weight = 1.0 / (batch * tokens * accumulation) as f32;
         for part in 0..accumulation as u64 {
@@ -219,13 +221,10 @@ impl Trainer {
         let (gradient_length, skipped) = match (taken, not_finite) {
             (Ok(length), _) => (length, None),
             (Err(Error::NotFinite { name }), NotFinite::Skip) => (f64::NAN, Some(name)),
-            (Err(error), _) => {
-                self.context.iter_mut().for_each(SharedAttentionContext::forget);
-                return Err(error);
-            }
+            (Err(error), _) => return Err(error),
         };
-        if let Some(context) = &mut self.context {
-            if skipped.is_none() { context.update() } else { context.forget() }
+        if skipped.is_none() {
+            self.context.iter_mut().for_each(SharedAttentionContext::update);
         }
         self.steps += 1;
         Ok(StepReport { step: self.steps, loss, gradient_length, rate, skipped })

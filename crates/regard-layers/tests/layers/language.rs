@@ -284,7 +284,7 @@ fn no_tokens_are_no_panic() {
             let _ = model.predict(parameters, &mut workspace, size, &[], context, &mut []);
             let mut logits = vec![0.0; batch * config.vocabulary];
             let last = model.predict_last(parameters, &mut workspace, size, &[], context, &mut logits);
-            assert_eq!(last.is_ok(), batch == 0 && tokens > 0, "{config:?}: {size:?}: {last:?}");
+            assert!(tokens > 0 || last.is_err(), "{config:?}: {size:?}: there is no last token");
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Layers held against what is not theirs: PyTorch, references in f64, and central differences of these.
 #![forbid(unsafe_code)]
 
+mod errors;
 mod every;
 mod flash;
 mod golden;

@@ -339,3 +339,32 @@ proptest! {
         made.hold_along(&name, &given, &dout, Tensors::clone, |given| problem.exact(given, None));
     }
 }
+
+/// Over no keys at all, or from no queries, there is an answer, or it is said that there is none.
+#[test]
+fn nothing_to_read_is_no_panic() {
+    let mut parameters = Parameters::new(SEED);
+    let config = MultiHeadConfig { share_kv_across_n_heads: 2, ..MultiHeadConfig::new(8, 4) };
+    let layer = MultiHeadAttention::new(&mut parameters.root(), config).unwrap();
+    let mut workspace = Workspace::new().unwrap();
+    for (batch, queries, keys) in [(0, 3, 3), (2, 0, 3), (2, 3, 0), (2, 0, 0), (0, 0, 0)] {
+        let (x, memory) = (Array3::zeros((batch, queries, 8)), Array3::zeros((batch, keys, 8)));
+        let given = array4(&Tensor::new(&[batch, keys, 2, 2], vec![0.0; batch * keys * 4]));
+        let calls = [layer.call(x.view()).memory(memory.view()), layer.call(x.view()).keys(given.view(), given.view())];
+        for call in calls {
+            let out = call.run(&parameters, &mut workspace);
+            println!("{batch}, {queries}, {keys}: {out:?}");
+            assert!(out.is_err() || out.is_ok_and(|out| out == Array3::<f32>::zeros((batch, queries, 8))));
+        }
+        for heads in [KeyHeads::All, KeyHeads::First] {
+            let Ok(mut cache) = MultiHeadCache::new(&layer, heads, batch, keys) else { continue };
+            if layer.fill(memory.view(), &mut cache, &parameters, &mut workspace).is_ok() {
+                let out = layer.call(x.view()).cache(&cache).run(&parameters, &mut workspace);
+                println!("{batch}, {queries}, {keys}, cached: {out:?}");
+                assert!(out.is_err() || out.is_ok_and(|out| out == Array3::<f32>::zeros((batch, queries, 8))));
+            }
+            cache.clear();
+            let _ = layer.next(x.view(), &mut cache, &parameters, &mut workspace);
+        }
+    }
+}
