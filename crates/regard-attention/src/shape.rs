@@ -56,7 +56,6 @@ impl Shape {
     /// [`Error::Axis`] where the heads do not form groups, or an axis has nothing on it.
     pub(crate) fn check(&self) -> Result<(), Error> {
         for (tensor, axis, has) in [
-            ("queries", "batch", self.batch),
             ("queries", "heads", self.heads),
             ("keys", "heads", self.kv_heads),
             ("queries", "dim", self.dim_k),

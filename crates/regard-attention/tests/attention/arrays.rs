@@ -109,6 +109,37 @@ fn arrays_need_no_order() {
     assert_eq!(flat(out), through_arrays::<f32>(&problem).out);
 }
 
+/// Nothing in, nothing out, and nothing flows back into what the batch does not hold.
+#[test]
+fn an_empty_batch_has_empty_results() {
+    for (queries, keys) in [(0, 0), (1, 2000), (5, 7), (300, 3000)] {
+        for mask in
+            [Mask::full(), Mask::causal(), Mask::random(0.01, 1).expect("a mask"), Mask::window(Some(9), Some(0))]
+        {
+            let sizes = Sizes { batch: 0, heads: 4, kv_heads: 2, queries, keys, dim_k: 8, dim_v: 3 };
+            let sinks = [1.0, f32::NAN, 2.0, 3.0];
+            macro_rules! both_passes {
+                ($number:ty, $sinks:expr) => {{
+                    let view = |shape| ArrayView4::<$number>::from_shape(shape, &[]).expect("no numbers");
+                    let (q, k, v) = (view(sizes.q()), view(sizes.k()), view(sizes.v()));
+                    let call = Attention::new(q, k, v).mask(mask.clone()).sinks($sinks);
+                    let (out, (_, lse)) = (call.run().expect("a result"), call.state().expect("a state"));
+                    assert_eq!((out.shape(), lse.shape()), (&[0, 4, queries, 3][..], &[0, 4, queries][..]));
+                    let slopes =
+                        call.backward(out.view(), lse.view(), out.view(), Some(lse.view())).expect("gradients");
+                    assert_eq!((slopes.q.shape(), slopes.k.shape()), (q.shape(), k.shape()));
+                    assert!(slopes.sinks.expect("those of sinks").iter().all(|x| *x == 0.0));
+                }};
+            }
+            both_passes!(f32, &sinks);
+            both_passes!(bf16, &sinks);
+            both_passes!(f16, &sinks);
+            let sinks = sinks.map(f64::from);
+            both_passes!(f64, &sinks);
+        }
+    }
+}
+
 #[test]
 fn arrays_that_do_not_fit() {
     let array = |shape: [usize; 4]| Array4::<f32>::from_elem(shape, 0.5);

@@ -24,7 +24,6 @@ fn heads_form_groups_and_axes_have_something_on_them() {
     assert_eq!(plan(Shape { heads: 5, ..SHAPE }), groups(5, 2));
     assert_eq!(plan(Shape { heads: 1, ..SHAPE }), groups(1, 2));
     for (shape, tensor, of) in [
-        (Shape { batch: 0, ..SHAPE }, "queries", "batch"),
         (Shape { heads: 0, ..SHAPE }, "queries", "heads"),
         (Shape { kv_heads: 0, ..SHAPE }, "keys", "heads"),
         (Shape { dim_k: 0, ..SHAPE }, "queries", "dim"),
