@@ -5,15 +5,15 @@ use regard_memory::{Rows, RowsMut};
 use regard_simd::{Kernel, Simd};
 
 use crate::product::{Accumulators, multiply_add};
-use crate::{COLUMNS, Error, F32, Kernels};
+use crate::{Bf16, COLUMNS, Error, F32, Kernels, Operand};
 
-/// The left side of a product.
+/// The left side of a product, in words: numbers in f32, or pairs of bf16.
 #[derive(Clone, Copy, Debug)]
-pub enum Left<'a> {
+pub enum Left<'a, W = f32> {
     /// `A [rows, steps]`.
-    Rows(Rows<'a, f32>),
+    Rows(Rows<'a, W>),
     /// `Aᵀ` of this `[steps, rows]`.
-    Columns(Rows<'a, f32>),
+    Columns(Rows<'a, W>),
 }
 
 /// What of a product is wanted, where its left side or its result is triangular.
@@ -40,7 +40,7 @@ pub enum Before<'a> {
     Times(&'a [f32]),
 }
 
-impl Left<'_> {
+impl<W> Left<'_, W> {
     /// Rows and steps.
     fn shape(&self) -> (usize, usize) {
         match self {
@@ -49,8 +49,8 @@ impl Left<'_> {
         }
     }
 
-    /// The first number, and how far it is to the next row and step.
-    fn place(&self) -> (*const f32, (usize, usize)) {
+    /// The first word, and how far it is to the next row and step.
+    fn place(&self) -> (*const W, (usize, usize)) {
         match self {
             Left::Rows(a) => (a.as_ptr(), (a.stride(), 1)),
             Left::Columns(a) => (a.as_ptr(), (1, a.stride())),
@@ -72,6 +72,32 @@ impl Kernels {
         before: Before<'_>,
         out: RowsMut<'_, f32>,
     ) -> Result<(), Error> {
+        self.multiply_as::<F32>(left, right, band, before, out)
+    }
+
+    /// `C ← before + A·B` of pairs of bf16, accumulated in single precision: a step is a pair, element `2k` of the sum in the low
+    /// half of its word `k` ([`Kernels::round_to_bf16`], [`Kernels::pair_rows`]). The sizes are as of [`Kernels::multiply`].
+    ///
+    /// # Errors
+    /// The sizes do not fit.
+    pub fn multiply_pairs(
+        self,
+        left: Left<'_, u32>,
+        right: Rows<'_, u32>,
+        before: Before<'_>,
+        out: RowsMut<'_, f32>,
+    ) -> Result<(), Error> {
+        self.multiply_as::<Bf16>(left, right, Band::Whole, before, out)
+    }
+
+    fn multiply_as<E: Operand>(
+        self,
+        left: Left<'_, E::A>,
+        right: Rows<'_, E::B>,
+        band: Band,
+        before: Before<'_>,
+        out: RowsMut<'_, f32>,
+    ) -> Result<(), Error> {
         let (rows, steps) = left.shape();
         check_same("rows of a product", out.rows(), rows)?;
         check_same("steps of a product", right.rows(), steps)?;
@@ -80,7 +106,7 @@ impl Kernels {
         if let Before::Times(factors) = before {
             Error::check_length("row factors", factors.len(), rows)?;
         }
-        self.isa().run(Multiply { left, right, band, before, out });
+        E::run(self.isa(), Multiply::<E> { left, right, band, before, out });
         Ok(())
     }
 
@@ -135,15 +161,15 @@ fn tile_rows(left: usize) -> usize {
 /// Calls a body for a tile of rows and for vectors of columns side by side: as many of both as there are, up to what the
 /// registers hold. Gives the vectors.
 macro_rules! for_tile {
-    ($s:ty, $rows:expr, $vectors:expr, $body:ident($($argument:expr),*)) => {{
+    ($s:ty, $e:ty, $rows:expr, $vectors:expr, $body:ident($($argument:expr),*)) => {{
         let (rows, vectors): (usize, usize) = ($rows, $vectors);
         macro_rules! with_rows {
             ($w:literal) => {
                 match rows {
-                    6 => $body::<$s, 6, $w>($($argument),*),
-                    4 => $body::<$s, 4, $w>($($argument),*),
-                    2 => $body::<$s, 2, $w>($($argument),*),
-                    _ => $body::<$s, 1, $w>($($argument),*),
+                    6 => $body::<$s, $e, 6, $w>($($argument),*),
+                    4 => $body::<$s, $e, 4, $w>($($argument),*),
+                    2 => $body::<$s, $e, 2, $w>($($argument),*),
+                    _ => $body::<$s, $e, 1, $w>($($argument),*),
                 }
             };
         }
@@ -156,15 +182,15 @@ macro_rules! for_tile {
     }};
 }
 
-struct Multiply<'a> {
-    left: Left<'a>,
-    right: Rows<'a, f32>,
+struct Multiply<'a, E: Operand> {
+    left: Left<'a, E::A>,
+    right: Rows<'a, E::B>,
     band: Band,
     before: Before<'a>,
     out: RowsMut<'a, f32>,
 }
 
-impl Kernel for Multiply<'_> {
+impl<E: Operand> Kernel for Multiply<'_, E> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
@@ -184,10 +210,10 @@ impl Kernel for Multiply<'_> {
             let columns = if band == Band::ColumnsTo { end.next_multiple_of(S::LANES).min(columns) } else { columns };
             let mut column = 0;
             while column < columns {
-                // SAFETY: `Kernels::multiply` has checked that the rows, steps and columns exist on all sides; the tile ends
+                // SAFETY: `Kernels::multiply_as` has checked that the rows, steps and columns exist on all sides; the tile ends
                 // within them, and `first ≤ steps`.
                 unsafe {
-                    let product = Product {
+                    let product = Product::<E> {
                         steps: last - first,
                         a: a.add(row * strides.0 + first * strides.1),
                         strides,
@@ -203,8 +229,8 @@ impl Kernel for Multiply<'_> {
                     };
                     let c = out.as_mut_ptr().add(row * stride + column);
                     let vectors = (columns - column) / S::LANES;
-                    column +=
-                        S::LANES * for_tile!(S, count, vectors, tile(s, product, corner, band, before, row, c, stride));
+                    column += S::LANES
+                        * for_tile!(S, E, count, vectors, tile(s, product, corner, band, before, row, c, stride));
                 }
             }
             row = end;
@@ -214,11 +240,11 @@ impl Kernel for Multiply<'_> {
 
 /// One product of a tile.
 #[derive(Clone, Copy)]
-struct Product {
+struct Product<E: Operand> {
     steps: usize,
-    a: *const f32,
+    a: *const E::A,
     strides: (usize, usize),
-    b: *const f32,
+    b: *const E::B,
     b_step: usize,
 }
 
@@ -227,10 +253,10 @@ struct Product {
 /// `row` on.
 #[inline(always)]
 #[allow(clippy::too_many_arguments, reason = "the innermost level: everything is a pointer or a count")]
-unsafe fn tile<S: Simd, const R: usize, const W: usize>(
+unsafe fn tile<S: Simd, E: Operand, const R: usize, const W: usize>(
     s: S,
-    product: Product,
-    corner: Product,
+    product: Product<E>,
+    corner: Product<E>,
     band: Band,
     before: Before<'_>,
     row: usize,
@@ -250,12 +276,12 @@ unsafe fn tile<S: Simd, const R: usize, const W: usize>(
             }
         }
         if band == Band::StepsFrom {
-            sums = add_corner::<S, R, W, false>(s, corner, sums);
+            sums = add_corner::<S, E, R, W, false>(s, corner, sums);
         }
         let Product { steps, a, strides, b, b_step } = product;
-        sums = multiply_add::<S, F32, R, W>(s, steps, a, strides, b, b_step, sums);
+        sums = multiply_add::<S, E, R, W>(s, steps, a, strides, b, b_step, sums);
         if band == Band::StepsTo {
-            sums = add_corner::<S, R, W, true>(s, corner, sums);
+            sums = add_corner::<S, E, R, W, true>(s, corner, sums);
         }
         store(s, &sums, c, stride);
     }
@@ -266,9 +292,9 @@ unsafe fn tile<S: Simd, const R: usize, const W: usize>(
 /// # Safety
 /// As [`tile`].
 #[inline(always)]
-unsafe fn add_corner<S: Simd, const R: usize, const W: usize, const LOWER: bool>(
+unsafe fn add_corner<S: Simd, E: Operand, const R: usize, const W: usize, const LOWER: bool>(
     s: S,
-    corner: Product,
+    corner: Product<E>,
     mut sums: Accumulators<S, R, W>,
 ) -> Accumulators<S, R, W> {
     for step in 0..corner.steps {
@@ -278,10 +304,10 @@ unsafe fn add_corner<S: Simd, const R: usize, const W: usize, const LOWER: bool>
             }
             // SAFETY: the caller's.
             unsafe {
-                let factor = s.splat(*corner.a.add(r * corner.strides.0 + step * corner.strides.1));
+                let factor = E::spread(s, corner.a.add(r * corner.strides.0 + step * corner.strides.1));
                 let b = corner.b.add(step * corner.b_step);
                 for (w, sum) in sums.iter_mut().enumerate() {
-                    *sum = s.fma(factor, s.load(b.add(w * S::LANES)), *sum);
+                    *sum = E::multiply_add(s, *sum, factor, E::load(s, b.add(w * S::LANES)));
                 }
             }
         }
@@ -334,12 +360,12 @@ impl<const TRANSPOSED: bool> Kernel for Solve<'_, TRANSPOSED> {
                         false => (t.add(first * t_stride), (t_stride, 1)),
                     };
                     let b = x.add((known * stride) * usize::from(done > 0) + column).cast_const();
-                    let product = Product { steps: done, a, strides, b, b_step: stride };
+                    let product = Product::<F32> { steps: done, a, strides, b, b_step: stride };
                     let within = t.add(first * t_stride + first);
                     let c = x.add(first * stride + column);
                     let vectors = (columns - column) / S::LANES;
                     let unknown = (within, t_stride, TRANSPOSED);
-                    column += S::LANES * for_tile!(S, count, vectors, substitute(s, product, unknown, c, stride));
+                    column += S::LANES * for_tile!(S, F32, count, vectors, substitute(s, product, unknown, c, stride));
                 }
             }
             done += count;
@@ -353,9 +379,9 @@ impl<const TRANSPOSED: bool> Kernel for Solve<'_, TRANSPOSED> {
 /// # Safety
 /// As [`tile`]; `within` is the tile's own triangle, rows `t_stride` apart.
 #[inline(always)]
-unsafe fn substitute<S: Simd, const R: usize, const W: usize>(
+unsafe fn substitute<S: Simd, E: Operand<A = f32, B = f32>, const R: usize, const W: usize>(
     s: S,
-    Product { steps, a, strides, b, b_step }: Product,
+    Product { steps, a, strides, b, b_step }: Product<E>,
     (within, t_stride, transposed): (*const f32, usize, bool),
     c: *mut f32,
     stride: usize,
@@ -364,7 +390,7 @@ unsafe fn substitute<S: Simd, const R: usize, const W: usize>(
     // SAFETY: the caller's.
     unsafe {
         let sums = load::<S, R, W>(s, c, stride);
-        let mut x = multiply_add::<S, F32, R, W>(s, steps, a, strides, b, b_step, sums);
+        let mut x = multiply_add::<S, E, R, W>(s, steps, a, strides, b, b_step, sums);
         for done in 1..R {
             let r = turned(done);
             for known in (0..done).map(turned) {

@@ -1,5 +1,6 @@
 //! Products of small matrices, triangular systems, and what is done to rows, against sums in f64.
 
+use half::bf16;
 use proptest::prelude::*;
 use rand::RngExt;
 use regard_kernels::{Band, Before, COLUMNS, Kernels, Left, Scaling};
@@ -61,6 +62,70 @@ proptest! {
                 };
                 let off = (f64::from(out[r * c_stride + j]) - sum).abs();
                 prop_assert!(off <= allowed(steps, steps as f64 / 2.0 + 1.0), "{} {:?} row {} column {}", isa, band, r, j);
+            }
+        }
+    }
+
+    /// Of pairs the numbers are those that rounding leaves, whichever way a side is packed.
+    #[test]
+    fn products_of_pairs_are_sums_of_rounded_numbers(
+        rows in 0..=40_usize, steps in 0..=41_usize, vectors in 1..=5_usize, gap in 0..=3_usize,
+        down: bool, turned: bool, before in 0..3_usize, seed: u64,
+    ) {
+        let mut random = seeded(seed);
+        let (columns, pairs) = (vectors * COLUMNS, steps.div_ceil(2));
+        let (a, b) = (draw(&mut random, rows * steps), draw(&mut random, steps * columns));
+        let c = draw(&mut random, rows * columns);
+        let factors = draw(&mut random, rows);
+        let before = [Before::Replaced, Before::Kept, Before::Times(&factors)][before];
+        let transposed = |x: &[f32], cols: usize| -> Vec<f32> {
+            (0..x.len()).map(|at| x[at % (x.len() / cols) * cols + at / (x.len() / cols)]).collect()
+        };
+        for isa in Isa::available() {
+            let kernels = Kernels::new(isa);
+            // Rows of steps are rounded, columns of them paired; either may be turned over afterwards.
+            let along = |x: &[f32], rows: usize| {
+                let mut words = vec![7; rows * pairs];
+                let to = RowsMut::contiguous(&mut words, rows, pairs).unwrap();
+                kernels.round_to_bf16(Rows::contiguous(x, rows, steps).unwrap(), to).unwrap();
+                words
+            };
+            let down_columns = |x: &[f32], cols: usize| {
+                let mut words = vec![7; pairs * (cols + gap)];
+                let to = RowsMut::contiguous(&mut words, pairs, cols + gap).unwrap();
+                kernels.pair_rows(Rows::contiguous(x, steps, cols).unwrap(), to).unwrap();
+                assert!(words.chunks(cols + gap).all(|row| row[cols..].iter().all(|&word| word == 0)));
+                words
+            };
+            let left = if down { down_columns(&transposed(&a, steps.max(1)), rows) } else { along(&a, rows) };
+            let left = match down {
+                true => Left::Columns(Rows::new(&left, pairs, rows, rows + gap).unwrap()),
+                false => Left::Rows(Rows::contiguous(&left, rows, pairs).unwrap()),
+            };
+            let right = match turned {
+                true => {
+                    let across = along(&transposed(&b, columns), columns);
+                    let mut words = vec![7; pairs * (columns + gap)];
+                    let to = RowsMut::contiguous(&mut words, pairs, columns + gap).unwrap();
+                    kernels.transpose(Rows::contiguous(&across, columns, pairs).unwrap(), to).unwrap();
+                    words
+                }
+                false => down_columns(&b, columns),
+            };
+            let right = Rows::new(&right, pairs, columns, columns + gap).unwrap();
+            let mut out = c.clone();
+            let to = RowsMut::contiguous(&mut out, rows, columns).unwrap();
+            kernels.multiply_pairs(left, right, before, to).unwrap();
+            let rounded = |x: f32| bf16::from_f32(x).to_f64();
+            for (r, j) in (0..rows).flat_map(|r| (0..columns).map(move |j| (r, j))) {
+                let mut sum: f64 = (0..steps).map(|k| rounded(a[r * steps + k]) * rounded(b[k * columns + j])).sum();
+                sum += f64::from(c[r * columns + j]) * match before {
+                    Before::Replaced => 0.0,
+                    Before::Kept => 1.0,
+                    Before::Times(factors) => f64::from(factors[r]),
+                };
+                let off = (f64::from(out[r * columns + j]) - sum).abs();
+                prop_assert!(off <= allowed(steps, steps as f64 / 2.0 + 1.0), "{} row {} column {}: {}", isa, r, j, off);
             }
         }
     }
@@ -202,6 +267,18 @@ fn sizes_that_do_not_fit() {
     assert!(product(Left::Columns(rows(2, 2)), rows(3, 16), 16).unwrap_err().contains("steps of a product"));
     assert!(product(Left::Rows(rows(2, 3)), rows(3, 16), 24).unwrap_err().contains("columns of a product"));
     assert!(product(Left::Rows(rows(2, 3)), rows(3, 20), 20).unwrap_err().contains("a multiple of 16"));
+    let (pairs, mut to) = ([0; 64], [0; 64]);
+    let words = |rows, cols| Rows::contiguous(&pairs[..rows * cols], rows, cols).unwrap();
+    let out = RowsMut::contiguous(&mut c[..32], 2, 16).unwrap();
+    let refused = kernels.multiply_pairs(Left::Rows(words(2, 3)), words(2, 16), Before::Replaced, out);
+    assert!(refused.unwrap_err().to_string().contains("steps of a product"));
+    let mut pair = |rows, cols| {
+        let to = RowsMut::contiguous(&mut to[..rows * cols], rows, cols).unwrap();
+        kernels.pair_rows(Rows::contiguous(&a[..15], 5, 3).unwrap(), to).map_err(|error| error.to_string())
+    };
+    assert!(pair(3, 3).is_ok());
+    assert!(pair(2, 3).unwrap_err().contains("rows of pairs"));
+    assert!(pair(3, 2).unwrap_err().contains("columns of pairs"));
     let x = RowsMut::contiguous(&mut c[..48], 3, 16).unwrap();
     assert!(kernels.solve(rows(2, 2), x).unwrap_err().to_string().contains("rows of a triangle"));
 }
