@@ -1,6 +1,7 @@
 //! The features, and the attention that they estimate.
 
-use regard_attention::{Favor as Engine, FavorFeatures};
+use ndarray::Array4;
+use regard_attention::{Favor as Engine, FavorAttention, FavorFeatures};
 use regard_oracle::{Attention, Favor, Sizes, numbers, widen};
 use regard_simd::Isa;
 
@@ -11,19 +12,24 @@ use crate::support::pool;
 #[test]
 fn features_are_unbiased() {
     const DRAWS: u64 = 400;
-    let (q, k) = (widen(&numbers(1, 16)), widen(&numbers(2, 16)));
-    let (q, k): (Vec<f64>, Vec<f64>) = (q.iter().map(|x| x / 4.0).collect(), k.iter().map(|x| x / 4.0).collect());
+    let [q, k] = [1, 2].map(|seed| Array4::from_shape_vec((1, 1, 1, 16), numbers(seed, 16)).unwrap() / 4.0);
     let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+    // After one key the state is that key's features, times its value and times 1, relative to an exponent.
+    let phi = |x: &Array4<f32>, features: &FavorFeatures| -> Vec<f64> {
+        let call = FavorAttention::new(x.view(), x.view(), x.view(), features).scale(1.0);
+        let (_, (sums, exponents)) = call.run().unwrap();
+        let factor = f64::from(exponents[[0; 4]]).exp();
+        (0..features.count()).map(|feature| factor * f64::from(sums[[0, 0, feature, 16]])).collect()
+    };
     let estimates: Vec<f64> = (0..DRAWS)
         .map(|seed| {
             let features = FavorFeatures::new(16, 32, seed).unwrap();
-            let rows = widen(features.rows());
-            let phi = |x: &[f64], row: &[f64]| (dot(row, x) - dot(x, x) / 2.0).exp();
-            rows.chunks(16).map(|row| phi(&q, row) * phi(&k, row)).sum::<f64>() / 32.0
+            dot(&phi(&q, &features), &phi(&k, &features))
         })
         .collect();
     let mean = estimates.iter().sum::<f64>() / DRAWS as f64;
     let variance = estimates.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / (DRAWS - 1) as f64;
+    let [q, k] = [q, k].map(|x| widen(x.as_slice().unwrap()));
     let (exact, error) = (dot(&q, &k).exp(), (variance / DRAWS as f64).sqrt());
     assert!((mean - exact).abs() < 3.0 * error && error < 0.05 * exact, "{mean} ± {error}, exactly {exact}");
 }
