@@ -114,9 +114,11 @@ class Model(nn.Module):
 
 
 class Training:
-    """Steps of AdamW with clipped gradients on rows `tokens [batch, tokens + 1]`; its output is the loss of a short check."""
+    """Steps of AdamW with clipped gradients on rows `tokens [batch, tokens + 1]`; its output is the loss of a short check. With `bf16`
+    the model runs under autocast."""
 
     def __init__(self, request):
+        self.bf16 = request.get("bf16", False)
         self.model = Model(*(request[name] for name in ("vocabulary", "width", "layers", "heads", "hidden")))
         names = dict(self.model.named_parameters())
         with torch.no_grad():
@@ -134,12 +136,16 @@ class Training:
         rows = lambda name: read(request["inputs"][name]).long().view(-1, request[name] + 1)
         self.tokens, self.check = rows("tokens"), rows("check")
 
+    def loss(self, rows):
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
+            return self.model(rows[:, :-1], rows[:, 1:])
+
     def output(self):
         with torch.no_grad():
-            return [self.model(self.check[:, :-1], self.check[:, 1:])]
+            return [self.loss(self.check)]
 
     def __call__(self):
-        loss = self.model(self.tokens[:, :-1], self.tokens[:, 1:])
+        loss = self.loss(self.tokens)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)

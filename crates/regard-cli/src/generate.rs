@@ -157,6 +157,7 @@ fn learned_one(arguments: &Arguments, learned: &Learned, path: &Path, text: &str
         ("--json-schema", arguments.json_schema.is_some()),
         ("--draft", arguments.guesses.has_draft()),
         ("--system", arguments.system.is_some()),
+        ("--cache-dtype", arguments.cache.is_given()),
     ] {
         if given {
             return Err(refused(option));

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::path::Path;
 
-use indicatif::DecimalBytes;
-use regard_layers::ContextUse;
+use indicatif::{DecimalBytes, HumanCount};
+use regard_layers::{ContextUse, MixerKind};
 use regard_models::chat::ChatTemplate;
 use regard_models::description::Mixer;
 use regard_models::encoder::{EncoderDescription, Pooling};
@@ -229,15 +229,19 @@ impl Facts {
                 layers: number(config.layers),
                 width: number(config.width),
                 hidden_width: number(config.hidden),
-                query_heads: number(config.heads),
-                key_value_heads: number(config.kv_heads),
+                query_heads: number(learned::heads(&config)),
+                key_value_heads: number(match config.mixer {
+                    // All heads share one key and query.
+                    MixerKind::StateSpace => 1,
+                    _ => config.kv_heads,
+                }),
                 head_size: number(config.head_dim),
                 context_length: number(description.limit),
                 vocabulary: number(config.vocabulary),
                 sampling: sampling(folder)?,
                 architecture: "regard, of `regard train`".to_owned(),
                 learned: Some(LearnedFacts::of(&description)),
-                obstacle: description.check(folder).err().map(|error| error.to_string()).or(facts.obstacle),
+                obstacle: learned::Learned::open(folder.path()).err().map(|error| error.to_string()).or(facts.obstacle),
                 ..facts
             });
         }
@@ -369,7 +373,13 @@ impl Facts {
             ("file", format!("{}, {}", self.file, DecimalBytes(self.bytes))),
             ("name", name(&self.name)),
             ("architecture", self.architecture.clone()),
-            ("parameters", format!("{:.1} million", self.parameters as f64 / 1e6)),
+            (
+                "parameters",
+                match self.parameters {
+                    few @ 0..1_000_000 => HumanCount(few).to_string(),
+                    many => format!("{:.1} million", many as f64 / 1e6),
+                },
+            ),
             ("tensors", self.tensor_counts()),
             ("layers", or_unknown(self.layers)),
             ("width", format!("{}, feed-forward {}", or_unknown(self.width), or_unknown(self.hidden_width))),

@@ -197,6 +197,23 @@ impl Description {
     }
 }
 
+/// What is wrong with the folder of a whole run, where a model is asked for.
+pub(crate) fn in_run(path: &Path) -> Option<Error> {
+    let last = path.join("latest");
+    let is_run = !path.join(NAME).exists() && last.join(NAME).exists();
+    is_run.then(|| {
+        Error::Usage(format!("{} is the folder of a run; its last model is {}", path.display(), last.display()))
+    })
+}
+
+/// Heads of a mixer: those of Mamba-2 are of twice the width.
+pub(crate) fn heads(config: &LanguageConfig) -> usize {
+    match config.mixer {
+        MixerKind::StateSpace => 2 * config.width / config.head_dim,
+        _ => config.heads,
+    }
+}
+
 /// The numbers that are learned, by the sizes alone; gates, their norms and a shared context are a little more, and not counted.
 pub(crate) fn count(config: &LanguageConfig) -> u64 {
     let [vocabulary, width, layers, heads, kv_heads, head_dim, hidden] =

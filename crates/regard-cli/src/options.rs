@@ -113,16 +113,25 @@ impl Kind {
 /// How many tokens are kept, and in what.
 #[derive(Debug, clap::Args)]
 pub(crate) struct CacheOptions {
-    /// Format of the cached keys and values
-    #[arg(long, value_name = "DTYPE", value_enum, default_value_t = Dtype::F16)]
-    cache_dtype: Dtype,
+    /// Format of the cached keys and values [default: f16]
+    #[arg(long, value_name = "DTYPE", value_enum)]
+    cache_dtype: Option<Dtype>,
 }
 
 impl CacheOptions {
+    /// Whether a format is asked for.
+    pub(crate) fn is_given(&self) -> bool {
+        self.cache_dtype.is_some()
+    }
+
+    fn dtype(&self) -> CacheDtype {
+        self.cache_dtype.unwrap_or(Dtype::F16).into()
+    }
+
     /// Whether there is memory for so many sessions at a time.
     pub(crate) fn check_room(&self, model: &Model, sessions: usize, context: usize) -> Result<(), Error> {
         model
-            .check_room(sessions, context, self.cache_dtype.into())
+            .check_room(sessions, context, self.dtype())
             .map_err(|source| Error::Context { context, source: Box::new(source) })
     }
 
@@ -132,9 +141,7 @@ impl CacheOptions {
         if context > limit {
             say!("a context of {context} tokens is more than the {limit} that the model was made for");
         }
-        model
-            .session(context, self.cache_dtype.into())
-            .map_err(|source| Error::Context { context, source: Box::new(source) })
+        model.session(context, self.dtype()).map_err(|source| Error::Context { context, source: Box::new(source) })
     }
 }
 

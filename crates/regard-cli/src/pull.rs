@@ -20,6 +20,7 @@ use self::catalogue::{Entry, Named};
 use self::part::{Part, digest_of, with_suffix};
 use self::source::{Failure, Source};
 use crate::error::Error;
+use crate::learned;
 use crate::options::Kind;
 use crate::output::{print_line, say};
 use crate::{info, progress};
@@ -66,7 +67,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Error> {
 /// When there is no such model, or it cannot be fetched.
 pub(crate) fn resolve(model: &str) -> Result<PathBuf, Error> {
     let model = match Choice::of(model)? {
-        Choice::File(path) => return Ok(path),
+        Choice::File(path) => return learned::in_run(&path).map_or(Ok(path), Err),
         Choice::Named(model) => model,
     };
     let cache = Cache::of_user()?;

@@ -7,6 +7,9 @@ use std::path::{Path, PathBuf};
 use crate::error::Error;
 use crate::output::say;
 
+/// What the names of files begin with that are being written beside what they are to replace.
+pub(crate) const BESIDE: &str = ".regard-";
+
 /// Writes a file at `path`: first beside it, then through to the disk, then under its name. Whoever reads that name
 /// finds what was there before or all that `write` wrote. What is no regular file, such as a pipe, is written as it is.
 ///
@@ -110,7 +113,7 @@ fn replace(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) ->
 /// A new file in `folder` for what is to stand at `path`: with its permissions, or those of any new file.
 fn part(folder: &Path, path: &Path) -> io::Result<tempfile::NamedTempFile> {
     let mut builder = tempfile::Builder::new();
-    builder.prefix(".regard-");
+    builder.prefix(BESIDE);
     if !fs::metadata(folder)?.is_dir() {
         return Err(io::ErrorKind::NotADirectory.into());
     }

@@ -10,10 +10,10 @@ mod settings;
 use std::f64::consts::LN_2;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use indicatif::{HumanCount, ProgressBar};
-use regard_layers::{StepReport, Trainer, Workspace};
+use regard_layers::{StepReport, Trainer, TrainingConfig, Workspace};
 use regard_models::sampling::SamplingOptions;
 use regard_models::tokenizer::{Special, Tokenizer};
 
@@ -25,7 +25,7 @@ pub(crate) use self::settings::{Goal, Mixer};
 use self::settings::{Options, Settings};
 use crate::error::Error;
 use crate::interrupt::Listener;
-use crate::learned::{LearnedSource, Net, Rounds};
+use crate::learned::{LearnedSource, Net, Rounds, heads};
 use crate::options::workspace;
 use crate::output::{print_line, say};
 use crate::progress;
@@ -48,10 +48,14 @@ stopped; options are the run's own then, and others than these are refused, but 
 Denoising hides a random share of each window behind the last token of the vocabulary, <mask>, and learns what was there; its loss \
 is a bound of the text's. It needs a mixer that sees what comes behind: softmax or plain.
 
+With --dtype bf16 the products of linear layers, forward and backward, round what they multiply to bf16 and sum it in f32; weights, \
+gradients, moments and all else are in f32, checkpoints too.
+
 Examples:
   regard train --data book.txt --out my-run
   regard train --data book.txt --out my-run --resume
   regard train --data *.txt --out big --tokenizer bpe --vocabulary 4096 --width 256 --layers 6 --context 256 --steps 5000
+  regard train --data book.txt --out quick --dtype bf16
   regard train --data book.txt --out linear --mixer gated-delta
   regard train --data book.txt --out masks --objective denoising
   regard train --data book.txt --width 512 --layers 8 --plan
@@ -112,7 +116,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Error> {
     let (model, training) = (settings.model(tokenizer.vocab_size()), settings.training());
     let plan = Plan::new(&model, &training);
     plan.check_room()?;
-    let mut trainer = Trainer::new(model, training, workspace(arguments.threads)?)?;
+    // A plan is told by one batch.
+    let accumulation = if arguments.plan { 1 } else { training.accumulation };
+    let training = TrainingConfig { accumulation, ..training };
+    let mut trainer =
+        Trainer::new(model, training, workspace(arguments.threads)?.with_precision(settings.precision()))?;
     let activations = Plan::activations(&trainer, &settings)?;
     if arguments.plan {
         return tell(&plan, &mut trainer, &corpus, activations, &settings);
@@ -125,12 +133,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Error> {
             folder.link(begun.record.step)?;
         }
     }
-    let log = Log::open(&folder.file("log.jsonl"), begun.map(|begun| begun.record.step))?;
+    let saved = begun.map(|begun| begun.record.step);
+    let log = Log::open(&folder.file("log.jsonl"), saved)?;
     let held_out = HumanCount(corpus.held_out.len() as u64);
     let learned = HumanCount(corpus.learned.len() as u64);
     say!("{plan}; {} tokens in the vocabulary, {learned} to learn from, {held_out} held out", tokenizer.vocab_size());
     let samples = workspace(arguments.threads)?;
-    let run = Run { folder, settings, texts, json, tokenizer, corpus, prompt, trainer, log, samples: Some(samples) };
+    let run =
+        Run { folder, settings, texts, json, tokenizer, corpus, prompt, trainer, log, samples: Some(samples), saved };
     run.go(arguments.until)
 }
 
@@ -142,14 +152,15 @@ fn prompt(tokenizer: &Tokenizer, settings: &Settings) -> Result<Vec<u32>, Error>
         _ if settings.sample_every == 0 => Ok(tokens),
         0 => Err(Error::Usage("--prompt is empty: samples go on from it; --sample-every 0 for none".into())),
         len if len >= context => Err(Error::Usage(format!(
-            "--prompt is {len} tokens, and --context {context} has no room for more: shorten it, or --sample-every 0 for no \
-             samples"
+            "samples go on from {:?}, {len} tokens, and --context {context} has no room for more: raise it, name another \
+             --prompt, or --sample-every 0 for no samples",
+            settings.prompt
         ))),
         _ => Ok(tokens),
     }
 }
 
-/// Tells what a run takes; the time by a step that counts for nothing.
+/// Tells what a run takes; the time by a step of one batch that counts for nothing.
 fn tell(
     plan: &Plan,
     trainer: &mut Trainer,
@@ -161,7 +172,8 @@ fn tell(
     trainer.step(&corpus.learned)?;
     let start = Instant::now();
     trainer.step(&corpus.learned)?;
-    print_line(&plan.lines(activations, start.elapsed().as_secs_f64(), settings.steps.get()))
+    let seconds = start.elapsed().as_secs_f64() * settings.accumulate.get() as f64;
+    print_line(&plan.lines(activations, seconds, settings.steps.get()))
 }
 
 /// A run: what it learns from, what it learns with, and where it is written down.
@@ -179,7 +191,12 @@ struct Run {
     log: Log,
     /// What samples work in, but while one does.
     samples: Option<Workspace>,
+    /// The step of the last checkpoint.
+    saved: Option<u64>,
 }
+
+/// A step that takes longer says which of its batches it is at.
+const LONG_STEP: Duration = Duration::from_secs(1);
 
 impl Run {
     /// Takes all steps that are left, or those up to `until`.
@@ -192,12 +209,19 @@ impl Run {
         }
         let listener = Listener::new();
         let bar = progress::training(all, self.trainer.steps());
-        if self.trainer.steps() == 0 {
+        if self.trainer.steps() == 0 && !self.log.events.iter().any(|event| matches!(event, Event::Evaluation { .. })) {
             self.evaluate(&bar)?;
         }
         let (start, mut tokens) = (Instant::now(), 0);
         while self.trainer.steps() < end {
-            let report = self.step(&bar)?;
+            let Some(report) = self.step(&bar, &listener)? else {
+                if self.saved != Some(self.trainer.steps()) {
+                    self.save()?;
+                }
+                bar.finish_and_clear();
+                say!("stopped by Ctrl-C within step {}; --resume takes it again", self.trainer.steps() + 1);
+                return Err(Error::Interrupted);
+            };
             tokens += self.trainer.tokens_of_step();
             let rate = tokens as f64 / start.elapsed().as_secs_f64();
             bar.set_message(format!("loss {:.3}  {} tokens/s", report.loss, HumanCount(rate as u64)));
@@ -231,26 +255,34 @@ impl Run {
         Ok(())
     }
 
-    fn step(&mut self, bar: &ProgressBar) -> Result<StepReport, Error> {
+    /// A step, unless Ctrl-C comes between its batches.
+    fn step(&mut self, bar: &ProgressBar, listener: &Listener) -> Result<Option<StepReport>, Error> {
         let start = Instant::now();
         let step = self.trainer.steps() + 1;
-        let report = self.trainer.step(&self.corpus.learned).map_err(|source| match source {
+        let taken = self.trainer.step_while(&self.corpus.learned, &mut |done, batches| {
+            if start.elapsed() > LONG_STEP {
+                bar.set_message(format!("batch {} of {batches}", HumanCount(done as u64 + 1)));
+            }
+            done == 0 || !listener.pressed()
+        });
+        let taken = taken.map_err(|source| match source {
             regard_layers::Error::NotFinite { .. } => Error::Step { step, source },
             source => source.into(),
         })?;
+        let Some(report) = taken else { return Ok(None) };
         if let Some(name) = &report.skipped {
             bar.suspend(|| say!("step {step} is left out: the gradient of `{name}` is not finite"));
         }
         self.log.note(Event::Step {
             step,
             loss: finite(report.loss),
-            gradient_length: finite(report.gradient_length),
+            gradient_norm: finite(report.gradient_norm),
             rate: report.rate,
             tokens: step * self.trainer.tokens_of_step() as u64,
             seconds: start.elapsed().as_secs_f64(),
             skipped: report.skipped.clone(),
         })?;
-        Ok(report)
+        Ok(Some(report))
     }
 
     /// The loss of what is held out, if anything is.
@@ -300,6 +332,7 @@ impl Run {
         let path = self.folder.save(&self.trainer, &self.settings, &self.texts.sources, tokenizer)?;
         let picture = chart::draw(&self.log.events, &self.about());
         save::quietly(&self.folder.file("loss.svg"), |file| file.write_all(picture.as_bytes()))?;
+        self.saved = Some(self.trainer.steps());
         Ok(path)
     }
 
@@ -310,12 +343,13 @@ impl Run {
         let names =
             self.texts.sources.iter().map(|source| source.path.file_name().unwrap_or_default().to_string_lossy());
         format!(
-            "{}; {} parameters: {} blocks of width {}, {} heads of {}, {mixer}, {objective}; {} tokens a step of {}, windows of {}",
+            "{}; {} parameters: {} {} of width {}, {} heads of {}, {mixer}, {objective}; {} tokens a step of {}, windows of {}",
             names.collect::<Vec<_>>().join(", "),
             HumanCount(self.trainer.parameters().count() as u64),
             config.layers,
+            if config.layers == 1 { "block" } else { "blocks" },
             config.width,
-            config.heads,
+            heads(config),
             config.head_dim,
             HumanCount(self.trainer.tokens_of_step() as u64),
             HumanCount(config.vocabulary as u64),

@@ -117,6 +117,38 @@ fn linear_attention_is_right_forward_and_backward() {
 }
 
 #[test]
+fn positive_features_are_right_and_better_the_smaller_scores_are() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_regard"));
+    let ran = command.args(["bench", "--favor", "--only", "features-64", "--json"]).output().unwrap();
+    let lines = lines(&ran);
+    let tokens: Vec<u64> = lines.iter().map(|line| line["tokens"].as_u64().unwrap()).collect();
+    assert!(tokens.is_sorted() && (tokens.first(), tokens.last()) == (Some(&512), Some(&8192)), "{tokens:?}");
+    for line in &lines {
+        assert_eq!((&line["features"], &line["right"]), (&json!(64), &json!(true)));
+        let errors: Vec<f64> =
+            line["errors"].as_array().unwrap().iter().map(|error| error["error"].as_f64().unwrap()).collect();
+        assert!(errors.len() == 3 && errors[0] > 0.0 && errors[0] < errors[1], "{line}");
+        let [ours, exact, ratio] = ["ms", "exact_ms", "ratio"].map(|key| line[key].as_f64().unwrap());
+        assert!(ours > 0.0 && (exact / ours / ratio - 1.0).abs() < 1e-9, "{line}");
+    }
+}
+
+#[test]
+fn layers_are_right_forward_and_backward() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_regard"));
+    let cases = ["multi-head-8", "multi-head-16-train"];
+    let ran = command.args(["bench", "--layers", "--json", "--only"]).args(cases).output().unwrap();
+    let lines = lines(&ran);
+    assert_eq!(lines.iter().map(|line| line["id"].as_str().unwrap()).collect::<Vec<_>>(), cases);
+    for line in &lines {
+        assert_eq!((&line["right"], &line["allocations"]), (&json!(true), &json!(0)), "{line}");
+        assert!(line["error"].as_f64().unwrap() <= line["bound"].as_f64().unwrap(), "{line}");
+    }
+    let backward = lines[1]["errors"].as_object().unwrap().len();
+    assert!(backward > lines[0]["errors"].as_object().unwrap().len(), "gradients are held too");
+}
+
+#[test]
 fn instructions_can_be_forced_and_a_run_drawn() {
     let folder = TempDir::new().unwrap();
     let chart = folder.path().join("chart.svg");

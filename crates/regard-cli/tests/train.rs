@@ -13,7 +13,7 @@ use support::{Ran, regard, run};
 use tempfile::TempDir;
 
 /// A model and a run so small that they take no time.
-const SMALL: &str = "--width 16 --layers 2 --heads 2 --kv-heads 1 --hidden 24 --context 16 --batch 4 --steps 20 --warmup 2 \
+const SMALL: &str = "--width 16 --layers 2 --heads 2 --hidden 24 --context 16 --batch 4 --steps 20 --warmup 2 \
     --rate 0.02 --eval-every 0 --eval-windows 8 --sample-every 0 --save-every 0";
 
 /// A folder with a text in it.
@@ -123,12 +123,13 @@ fn losses(log: &[Value], event: &str) -> Vec<f64> {
 fn every_mixer_and_objective_learns_and_writes() {
     let place = Place::new();
     for (out, options) in [
-        ("softmax", "--sample-every 10 --prompt whale --dropout 0.1"),
+        ("softmax", "--kv-heads 1 --sample-every 10 --prompt whale --dropout 0.1"),
         ("plain", "--mixer plain --recompute"),
-        ("gated", "--mixer gated --head own --accumulate 2"),
+        ("gated", "--mixer gated --kv-heads 1 --head own --accumulate 2"),
         ("channel", "--mixer channel --tokenizer bpe --vocabulary 300"),
         ("delta", "--mixer delta --shared-context"),
         ("gated-delta", "--mixer gated-delta --head-dim 6"),
+        ("state-space", "--mixer state-space --head-dim 4"),
         ("shared", "--shared-context"),
         ("softmax-denoising", "--objective denoising --sample-every 20 --prompt whale"),
         ("plain-denoising", "--mixer plain --objective denoising --tokenizer channel/latest/tokenizer.json"),
@@ -194,7 +195,7 @@ fn a_run_that_goes_on_ends_with_the_same_bits() {
     let place = Place::new();
     for (mixer, options) in [
         ("softmax", "--dropout 0.2 --accumulate 2 --tokenizer bpe --vocabulary 290"),
-        ("gated-delta", "--shared-context --head own"),
+        ("gated-delta", "--shared-context --head own --dtype bf16"),
         ("plain", "--objective denoising --recompute"),
     ] {
         let options = format!("--mixer {mixer} {options} --eval-every 4 --sample-every 6 --seed 3");
@@ -207,7 +208,7 @@ fn a_run_that_goes_on_ends_with_the_same_bits() {
         assert!(ran.code == 0 && ran.stderr.contains("going on from"), "{ran:?}");
         let ran = place.run(&small(&format!("train --data text --resume --out {parts} {options}")));
         assert_eq!(0, ran.code, "{ran:?}");
-        for name in ["model.safetensors", "config.json", "tokenizer.json"] {
+        for name in ["model.safetensors", "state.safetensors", "config.json", "tokenizer.json"] {
             let [a, b] = [&straight, &parts].map(|out| place.bytes(&format!("{out}/latest/{name}")));
             assert!(a == b, "{mixer}: {name}");
         }
@@ -227,6 +228,11 @@ fn what_cannot_be_is_said_before_any_work() {
     fs::write(place.path("wrong.json"), "{}").unwrap();
     fs::write(place.path("one.json"), r#"{"model": 3"#).unwrap();
     fs::create_dir(place.path("folder")).unwrap();
+    #[cfg(unix)]
+    {
+        assert!(Command::new("mkfifo").arg(place.path("pipe")).status().unwrap().success());
+        place.refused(&small("train --out new --data text pipe"), 1, &["--data pipe", "no regular file"]);
+    }
     for (options, code, words) in [
         ("--data absent", 1, &["absent", "no such file"][..]),
         ("--data text absent", 1, &["--data absent", "no such file"]),
@@ -248,7 +254,7 @@ fn what_cannot_be_is_said_before_any_work() {
         ("--data text --mixer gated --objective denoising", 2, &["denoising", "--mixer gated", "softmax or plain"]),
         ("--data text --mixer gated --dropout 0.1", 2, &["--dropout 0.1", "softmax"]),
         ("--data text --mixer conv", 2, &["conv", "gated-delta"]),
-        ("--data text --dtype bf16", 2, &["bf16", "f32"]),
+        ("--data text --dtype f16", 2, &["f16", "f32, bf16"]),
         ("--data text --rate 0", 2, &["--rate is 0"]),
         ("--data text --rate -1", 2, &["--rate is -1"]),
         ("--data text --rate nan", 2, &["--rate", "expected a number"]),
@@ -261,8 +267,14 @@ fn what_cannot_be_is_said_before_any_work() {
         ("--data text --steps 0", 2, &["--steps"]),
         ("--data text --width 1048576 --layers 4096", 2, &["parameters take", "memory are free", "lower --width"]),
         ("--data text --batch 268435456", 2, &["--batch 268435456", "memory are free", "--accumulate"]),
-        ("--data text --sample-every 5 --prompt a-long-prompt-of-bytes", 2, &["--prompt is 22 tokens", "--context 16"]),
+        ("--data text --sample-every 5 --prompt a-long-prompt-of-bytes", 2, &["22 tokens", "--context 16", "--prompt"]),
         ("--data text --resume", 1, &["new", "no checkpoint"]),
+        ("--data text /dev/zero", 1, &["--data /dev/zero", "no regular file"]),
+        ("--data text --tokenizer bpe --vocabulary 999999999", 2, &["--vocabulary is 999999999", "at the most"]),
+        ("--data text --accumulate 999999999999999999", 2, &["--accumulate 999999999999999999", "--batch 4"]),
+        ("--data text --layers 20000 --width 2 --heads 1 --hidden 1", 1, &["layers is 20000", "at most 1000"]),
+        ("--data text --mixer state-space --head-dim 5", 2, &["--head-dim", "state-space"]),
+        ("--data text --mixer state-space --kv-heads 2", 2, &["--kv-heads", "state-space"]),
     ] {
         let line = format!("train --out new {options}");
         let line = if options.contains("--resume") { line } else { small(&line) };
@@ -274,7 +286,10 @@ fn what_cannot_be_is_said_before_any_work() {
     fs::write(place.path("file"), "").unwrap();
     place.refused(&small("train --data text --out file/run"), 1, &["file/run"]);
     let plan = place.run(&small("train --data text --plan"));
-    assert!(plan.code == 0 && plan.stdout.contains("GFLOP") && plan.stdout.contains("minutes"), "{plan:?}");
+    assert!(plan.code == 0 && plan.stdout.contains("GFLOP") && plan.stdout.contains("20 steps, "), "{plan:?}");
+    // Of a step that would take weeks one batch is taken.
+    let plan = place.run(&small("train --data text --plan --accumulate 1000000000"));
+    assert!(plan.code == 0 && plan.stdout.contains("64,000,000,000 tokens"), "{plan:?}");
 }
 
 #[test]
@@ -286,6 +301,7 @@ fn a_run_goes_on_with_its_own_text_settings_and_shape_only() {
     place.refused(&format!("{resume} --rate 0.5"), 2, &["--rate is 0.5", "begun with 0.02"]);
     place.refused(&format!("{resume} --width 32"), 2, &["--width is 32", "begun with 16"]);
     place.refused(&format!("{resume} --recompute"), 2, &["--recompute is true", "begun with false"]);
+    place.refused(&format!("{resume} --dtype bf16"), 2, &["--dtype is bf16", "begun with f32"]);
     place.refused(&format!("{resume} --tokenizer bpe"), 2, &["--tokenizer is bpe", "begun with byte"]);
     place.refused(&format!("{resume} --data text latin"), 1, &["latin"]);
     fs::write(place.path("other"), text(7000)).unwrap();
@@ -299,8 +315,8 @@ fn a_run_goes_on_with_its_own_text_settings_and_shape_only() {
 
     fs::copy(place.path("moved"), place.path("text")).unwrap();
     place.train("--out wide --width 32 --until 1");
-    place.train("--out linear --mixer gated --until 1");
-    place.train("--out linear-wide --mixer gated --width 32 --until 1");
+    place.train("--out linear --mixer gated --kv-heads 1 --until 1");
+    place.train("--out linear-wide --mixer gated --kv-heads 1 --width 32 --until 1");
     for (from, to) in [("wide", "run"), ("linear-wide", "linear")] {
         let to = place.path(to).join("latest/model.safetensors");
         fs::copy(place.path(from).join("latest/model.safetensors"), to).unwrap();
@@ -324,6 +340,80 @@ fn a_run_goes_on_with_its_own_text_settings_and_shape_only() {
     }
 }
 
+/// Half a model is no model, and neither is another's.
+#[test]
+fn what_a_checkpoint_holds_is_what_it_says() {
+    let place = Place::new();
+    place.train("--out run --mixer gated --until 6 --save-every 3");
+    for (from, to, words) in [
+        ("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 1", &["model.safetensors", "model.layers.1."][..]),
+        ("\"gated\"", "\"delta\"", &["model.safetensors", "lacks `model.layers.0.self_attn.beta_proj"]),
+        ("\"vocab_size\": 257", "\"vocab_size\": 200", &["vocab_size is 200", "257 tokens"]),
+    ] {
+        let config = place.path("run/latest/config.json");
+        let whole = fs::read_to_string(&config).unwrap();
+        assert!(whole.contains(from), "{whole}");
+        fs::write(&config, whole.replace(from, to)).unwrap();
+        place.refused("generate x -m run/latest", 1, words);
+        let info = place.run("info run/latest");
+        assert!(
+            info.stdout.contains("can be run     no") && words.iter().all(|word| info.stdout.contains(word)),
+            "{info:?}"
+        );
+        fs::write(&config, whole).unwrap();
+    }
+    place.refused("generate x -m run", 2, &["run is the folder of a run", "run/latest"]);
+    place.refused("generate x -m run/latest --cache-dtype f32", 2, &["--cache-dtype", "regard train"]);
+
+    // Whatever is damaged, the way out is the same.
+    for name in ["model.safetensors", "state.safetensors", "tokenizer.json", "training.json"] {
+        let path = place.path("run/step-000006").join(name);
+        let whole = fs::read(&path).unwrap();
+        for damage in [None, Some(&whole[..whole.len() / 2])] {
+            match damage {
+                None => fs::remove_file(&path).unwrap(),
+                Some(half) => fs::write(&path, half).unwrap(),
+            }
+            let words = ["step-000006", name, "remove this folder to go on from step-000003"];
+            place.refused("train --resume --out run", 1, &words);
+        }
+        fs::write(&path, whole).unwrap();
+    }
+    fs::remove_dir_all(place.path("run/step-000006")).unwrap();
+    let ran = place.run("train --resume --out run --until 4");
+    assert!(ran.code == 0 && ran.stderr.contains("step-000003"), "{ran:?}");
+}
+
+/// What stands where decides: no count of letters alone foresees more than one of sixteen.
+#[test]
+fn the_order_of_tokens_is_learned() {
+    let place = Place::new();
+    fs::write(place.path("alphabet"), "abcdefghijklmnop".repeat(1000)).unwrap();
+    for mixer in ["softmax", "plain"] {
+        let options =
+            "--objective denoising --steps 300 --context 32 --width 64 --heads 4 --hidden 192 --batch 16 --rate 0.003";
+        let line = small(&format!("train --data alphabet --out {mixer} --mixer {mixer} {options}"));
+        assert_eq!(0, place.run(&line).code, "{mixer}");
+        let loss = *losses(&place.log(mixer), "evaluation").last().unwrap();
+        assert!(loss < 1.0, "{mixer}: {loss}, and ln 16 is 2.77");
+    }
+}
+
+#[test]
+fn short_texts_are_told_and_marks_of_byte_order_are_no_text() {
+    let place = Place::new();
+    fs::write(place.path("short"), "The whale.").unwrap();
+    let ran = place.run(&small("train --out with-short --until 1 --data text short"));
+    assert_eq!(0, ran.code, "{ran:?}");
+    assert!(ran.stderr.contains("short: 9 tokens to learn from, and a window takes 17"), "{ran:?}");
+    fs::write(place.path("plain"), text(6000)).unwrap();
+    fs::write(place.path("marked"), format!("\u{feff}{}", text(6000))).unwrap();
+    for name in ["plain", "marked"] {
+        assert_eq!(0, place.run(&small(&format!("train --data {name} --out of-{name} --until 1"))).code);
+    }
+    assert_eq!(place.log("of-plain"), place.log("of-marked"));
+}
+
 #[test]
 fn a_run_that_was_killed_goes_on_from_a_whole_checkpoint() {
     let place = Place::new();
@@ -332,7 +422,8 @@ fn a_run_that_was_killed_goes_on_from_a_whole_checkpoint() {
     assert_eq!(0, ran.code, "{ran:?}");
     assert_eq!(["latest", "log.jsonl", "loss.svg", "step-000119", "step-000120"], *place.names("straight"));
     let mut resume = "";
-    for _ in 0..3 {
+    // Milliseconds after a checkpoint: within steps, and within checkpoints.
+    for moment in [0, 3, 37, 71, 11] {
         let mut command = place.command(&(line("killed") + resume));
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         // At any moment of a step or of a checkpoint.
@@ -341,7 +432,7 @@ fn a_run_that_was_killed_goes_on_from_a_whole_checkpoint() {
         while fs::read_link(place.path("killed/latest")).ok() == before && begun.elapsed() < Duration::from_secs(60) {
             std::thread::sleep(Duration::from_millis(3));
         }
-        std::thread::sleep(Duration::from_millis(37));
+        std::thread::sleep(Duration::from_millis(moment));
         child.kill().unwrap();
         child.wait().unwrap();
         let latest = place.path("killed/latest");
@@ -353,6 +444,7 @@ fn a_run_that_was_killed_goes_on_from_a_whole_checkpoint() {
     let part = place.path("killed/step-000119.tmp");
     fs::create_dir_all(&part).unwrap();
     fs::write(part.join("model.safetensors"), "half").unwrap();
+    fs::write(place.path("killed/.regard-chart"), "<svg").unwrap();
     let log = place.path("killed/log.jsonl");
     let mut text = fs::read_to_string(&log).unwrap();
     text += "{\"event\":\"step\",\"st";
@@ -369,8 +461,10 @@ fn a_run_that_was_killed_goes_on_from_a_whole_checkpoint() {
     assert_eq!(0, ran.code, "{ran:?}");
     assert_eq!(place.names("straight"), place.names("killed"));
     assert_eq!(place.log("straight"), place.log("killed"));
-    let [a, b] = ["straight", "killed"].map(|out| place.bytes(&format!("{out}/latest/model.safetensors")));
-    assert!(a == b);
+    for name in ["model.safetensors", "state.safetensors"] {
+        let [a, b] = ["straight", "killed"].map(|out| place.bytes(&format!("{out}/latest/{name}")));
+        assert!(a == b, "{name}");
+    }
 }
 
 #[cfg(unix)]
@@ -390,6 +484,33 @@ fn ctrl_c_saves_and_stops() {
     assert!(output.status.code() == Some(130) && said.contains("stopped by Ctrl-C; --resume"), "{said}");
     let ran = place.run("train --resume --out run --until 1");
     assert!(ran.code == 0 && ran.stderr.contains("of 1000000 steps are taken"), "{ran:?}");
+}
+
+/// A step of many batches is not waited for.
+#[cfg(unix)]
+#[test]
+fn ctrl_c_within_a_step_saves_what_was_before_it() {
+    let place = Place::new();
+    let mut command = place.command(&small("train --data text --out run --accumulate 100000000"));
+    let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let begun = Instant::now();
+    while !fs::read_to_string(place.path("run/log.jsonl")).is_ok_and(|log| log.contains("evaluation")) {
+        assert!(begun.elapsed() < Duration::from_secs(60), "the run does not begin");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    std::thread::sleep(Duration::from_millis(50));
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(130) && said.contains("within step 1; --resume"), "{said}");
+    assert_eq!(["latest", "log.jsonl", "loss.svg", "step-000000"], *place.names("run"));
+    // It goes on, to the same end: Ctrl-C again.
+    let again = place.command("train --resume --out run").stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(Command::new("kill").args(["-INT", &again.id().to_string()]).status().unwrap().success());
+    assert_eq!(Some(130), again.wait_with_output().unwrap().status.code());
+    assert_eq!(1, losses(&place.log("run"), "evaluation").len());
+    assert_eq!(0, place.run("generate x -m run/latest -n 2").code);
 }
 
 #[test]

@@ -3,24 +3,29 @@
 //! `cargo run --release -p regard-layers --example product [-- THREADS]`; `REGARD_ISA` forces an instruction set.
 //!
 //! For tokens × inputs → outputs of a layer: its result `Y = X·Wᵀ + b`, and both gradients, `dX = dY·W` and `dW += dYᵀ·X`.
+//! In f32, and with both sides rounded to bf16 beside the peak of its dot products.
 //! Calls and looks at the peak take turns, as the machine may have other work: the best call counts, and the best peak seen
-//! so far. The error is the root mean square over that of the result, against f64.
+//! so far. The error is the root mean square over that of the result, against f64 of the sides in f32.
 
 use std::time::{Duration, Instant};
 
 use regard_kernels::Kernels;
 use regard_kernels::peak::{Machine, Unit};
-use regard_layers::{Before, Side, multiply, product_need};
+use regard_layers::{Before, Multiplier, Precision, Side};
 use regard_memory::{Arena, Rows, RowsMut};
 use regard_oracle::numbers;
 use regard_simd::Isa;
 use regard_threads::Pool;
 
 /// Tokens, inputs and outputs.
-const SHAPES: [(usize, usize, usize); 12] = [
+const SHAPES: [(usize, usize, usize); 16] = [
     (2048, 384, 1536),
     (2048, 1536, 384),
     (2048, 384, 1152),
+    (4096, 384, 384),
+    (4096, 384, 1024),
+    (4096, 1024, 384),
+    (4096, 384, 256),
     (2048, 384, 65),
     (8, 256, 768),
     (16, 256, 768),
@@ -31,6 +36,8 @@ const SHAPES: [(usize, usize, usize); 12] = [
     (32, 256, 256),
     (128, 256, 256),
 ];
+const PRECISIONS: [(Precision, Unit, &str); 2] =
+    [(Precision::F32, Unit::F32, "f32"), (Precision::Bf16, Unit::Bf16, "bf16")];
 const FORMS: [&str; 3] = ["X·Wᵀ + b", "dY·W", "dW + dYᵀ·X"];
 const ROUNDS: usize = 30;
 /// What a round takes at least, so that the clock's own steps do not count.
@@ -43,22 +50,25 @@ fn main() -> Outcome<()> {
     let kernels = Kernels::new(Isa::from_environment()?);
     let (pool, machine) = (Pool::new(threads)?, Machine::new(threads)?);
     println!("{}, {threads} thread(s)\n", kernels.isa());
-    println!("| tokens, inputs → outputs | form | ms | GFLOP/s | of peak | error |");
-    println!("| --- | --- | --- | --- | --- | --- |");
-    let mut peak = machine.best(kernels.isa(), Unit::F32, ROUNDS);
+    println!("| tokens, inputs → outputs | form | in | ms | GFLOP/s | of peak | error |");
+    println!("| --- | --- | --- | --- | --- | --- | --- |");
+    let mut peaks = PRECISIONS.map(|(_, unit, _)| machine.best(kernels.isa(), unit, ROUNDS));
     for (tokens, inputs, outputs) in SHAPES {
         let layer = Layer::new(tokens, inputs, outputs);
         for (form, name) in FORMS.into_iter().enumerate() {
-            let (seconds, seen) = layer.measure(form, kernels, &pool, &machine)?;
-            peak = peak.max(seen);
-            let rate = 2.0 * (tokens * inputs * outputs) as f64 / seconds;
-            println!(
-                "| {tokens}, {inputs} → {outputs} | {name} | {:.4} | {:.0} | {:.0}% | {:.1e} |",
-                1e3 * seconds,
-                rate / 1e9,
-                100.0 * rate / peak,
-                layer.error(form, kernels, &pool)?
-            );
+            for ((precision, unit, named), peak) in PRECISIONS.into_iter().zip(&mut peaks) {
+                let multiplier = Multiplier::new(kernels, &pool).with_precision(precision);
+                let (seconds, seen) = layer.measure(form, multiplier, || machine.rate(kernels.isa(), unit))?;
+                *peak = peak.max(seen);
+                let rate = 2.0 * (tokens * inputs * outputs) as f64 / seconds;
+                println!(
+                    "| {tokens}, {inputs} → {outputs} | {name} | {named} | {:.4} | {:.0} | {:.0}% | {:.1e} |",
+                    1e3 * seconds,
+                    rate / 1e9,
+                    100.0 * rate / *peak,
+                    layer.error(form, multiplier)?
+                );
+            }
         }
     }
     Ok(())
@@ -111,14 +121,14 @@ impl Layer {
     }
 
     /// Seconds of a call, and operations per second that the machine can do.
-    fn measure(&self, form: usize, kernels: Kernels, pool: &Pool, machine: &Machine) -> Outcome<(f64, f64)> {
+    fn measure(&self, form: usize, multiplier: Multiplier<'_>, rate: impl Fn() -> f64) -> Outcome<(f64, f64)> {
         let [m, n, k] = self.shape(form);
         let (a, b, before) = self.sides(form)?;
         let (mut arena, mut out) = (Arena::new(), vec![0.0; m * n]);
         let mut call = || -> Outcome<Duration> {
             let start = Instant::now();
-            let mut frame = arena.frame(product_need(m, n, k, pool.threads()))?;
-            multiply(kernels, pool, a, b, before, RowsMut::contiguous(&mut out, m, n)?, &mut frame)?;
+            let mut frame = arena.frame(multiplier.need(m, n, k))?;
+            multiplier.multiply(a, b, before, RowsMut::contiguous(&mut out, m, n)?, &mut frame)?;
             Ok(start.elapsed())
         };
         call()?;
@@ -128,19 +138,19 @@ impl Layer {
             while start.elapsed() < ROUND {
                 seconds = seconds.min(call()?.as_secs_f64());
             }
-            peak = peak.max(machine.rate(kernels.isa(), Unit::F32));
+            peak = peak.max(rate());
         }
         Ok((seconds, peak))
     }
 
     /// The root mean square error over that of the result, in some rows spread over it.
-    fn error(&self, form: usize, kernels: Kernels, pool: &Pool) -> Outcome<f64> {
+    fn error(&self, form: usize, multiplier: Multiplier<'_>) -> Outcome<f64> {
         let [m, n, k] = self.shape(form);
         let (a, b, before) = self.sides(form)?;
         let mut out = vec![1.0; m * n];
         let mut arena = Arena::new();
-        let mut frame = arena.frame(product_need(m, n, k, pool.threads()))?;
-        multiply(kernels, pool, a, b, before, RowsMut::contiguous(&mut out, m, n)?, &mut frame)?;
+        let mut frame = arena.frame(multiplier.need(m, n, k))?;
+        multiplier.multiply(a, b, before, RowsMut::contiguous(&mut out, m, n)?, &mut frame)?;
         let of = |side: Side<'_>, i: usize, j: usize| match side {
             Side::AsIs(x) => f64::from(x.row(i)[j]),
             Side::Transposed(x) => f64::from(x.row(j)[i]),

@@ -1,15 +1,21 @@
-//! What a step of training takes: `cargo run --release -p regard-layers --example training -- [batch] [steps]`.
+//! What a step of training takes: `cargo run --release -p regard-layers --example training -- [batch] [steps] [f32|bf16]`.
 
 use std::time::Instant;
 
 use regard_layers::{
-    ContextUse, Head, LanguageConfig, MixerKind, NotFinite, Objective, OptimiserConfig, Recomputation, Schedule,
-    Trainer, TrainingConfig, Workspace,
+    ContextUse, Head, LanguageConfig, MixerKind, NotFinite, Objective, OptimiserConfig, Precision, Recomputation,
+    Schedule, Trainer, TrainingConfig, Workspace,
 };
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let mut arguments = std::env::args().skip(1).map(|argument| argument.parse::<usize>());
-    let (batch, steps) = (arguments.next().transpose()?.unwrap_or(16), arguments.next().transpose()?.unwrap_or(5));
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let number = |at: usize, usual| arguments.get(at).map_or(Ok(usual), |argument| argument.parse::<usize>());
+    let (batch, steps) = (number(0, 16)?, number(1, 5)?);
+    let precision = match arguments.get(2).map_or("f32", String::as_str) {
+        "f32" => Precision::F32,
+        "bf16" => Precision::Bf16,
+        other => return Err(format!("{other} is neither f32 nor bf16").into()),
+    };
     let model = LanguageConfig {
         vocabulary: 256,
         width: 384,
@@ -36,7 +42,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         seed: 7,
         not_finite: NotFinite::Stop,
     };
-    let mut trainer = Trainer::new(model, config, Workspace::new()?)?;
+    let mut trainer = Trainer::new(model, config, Workspace::new()?.with_precision(precision))?;
     let text: Vec<u32> = (0..100_000u32).map(|i| i.wrapping_mul(2_654_435_761) >> 24).collect();
     println!("{} parameters, {} tokens a step", trainer.parameters().count(), trainer.tokens_of_step());
     for _ in 0..steps {

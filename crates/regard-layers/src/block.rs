@@ -3,7 +3,7 @@
 use regard_memory::{Frame, Need, chunks_of};
 
 use crate::layer::check_rows;
-use crate::mixer::MixerKept;
+use crate::mixer::{MixerKept, MixerState};
 use crate::{Error, FeedForward, FeedForwardKept, Gradients, Layer, Mixer, Norm, Pass, SharedAttentionContext, Size};
 
 /// Numbers of a task.
@@ -101,12 +101,45 @@ impl TransformerBlock {
         if let Some(context) = context {
             context.observe(pass, size, x, middle, &mut tape.scope())?;
         }
+        let (out, middle, feed_forward) = self.second_half(pass, size, x, middle, tape)?;
+        Ok((out, BlockKept { x, mixer, middle, feed_forward }))
+    }
+
+    /// What follows the mixer: the results, what went into it, and what it keeps.
+    #[allow(clippy::type_complexity, reason = "three parts of one lifetime, taken apart at once")]
+    fn second_half<'a>(
+        &self,
+        pass: &mut Pass<'_>,
+        size: Size,
+        x: &[f32],
+        middle: &'a mut [f32],
+        tape: &mut Frame<'a>,
+    ) -> Result<(&'a mut [f32], &'a [f32], FeedForwardKept<'a>), Error> {
         pass.add(x, middle);
         let middle = &*middle;
         let (normed, _) = self.norms[1].forward(pass, size, middle, tape)?;
         let (out, feed_forward) = self.feed_forward.forward(pass, size, normed, tape)?;
         pass.add(middle, out);
-        Ok((out, BlockKept { x, mixer, middle, feed_forward }))
+        Ok((out, middle, feed_forward))
+    }
+
+    /// The results of the next tokens of sequences, `x [batch, tokens, width]`, behind what its mixer remembers
+    /// ([`Mixer::state`]). Takes [`Layer::forward_need`] from the tape.
+    ///
+    /// # Errors
+    /// As [`Mixer::stream`].
+    pub fn stream<'a>(
+        &self,
+        pass: &mut Pass<'_>,
+        size: Size,
+        x: &'a [f32],
+        state: &mut MixerState,
+        tape: &mut Frame<'a>,
+    ) -> Result<&'a mut [f32], Error> {
+        check_rows("input", x, size, self.width())?;
+        let (normed, _) = self.norms[0].forward(pass, size, x, tape)?;
+        let middle = self.mixer.stream(pass, size, normed, state, tape)?;
+        Ok(self.second_half(pass, size, x, middle, tape)?.0)
     }
 
     /// [`Layer::backward`] in place: `d` is the gradient of the results, and becomes that of the input.

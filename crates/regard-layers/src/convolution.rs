@@ -21,7 +21,12 @@ pub(crate) struct Convolution {
 impl Convolution {
     pub(crate) fn new(scope: &mut Scope<'_>, channels: usize, taps: usize) -> Result<Convolution, Error> {
         let weight = scope.add("weight", &[channels, 1, taps], Initial::of_inputs(taps))?;
-        Ok(Convolution { weight, bias: scope.add("bias", &[channels], Initial::of_inputs(taps))?, channels, taps })
+        Ok(Convolution {
+            weight,
+            bias: scope.add_vector("bias", &[channels], Initial::of_inputs(taps))?,
+            channels,
+            taps,
+        })
     }
 
     /// Room for the weights, tap by tap.
@@ -51,11 +56,30 @@ impl Convolution {
         turned
     }
 
-    /// The results of rows `[batch, tokens, channels]`, before SiLU and after it.
+    /// Rows that a sequence's next ones see.
+    pub(crate) fn remembered(&self) -> usize {
+        (self.taps - 1) * self.channels
+    }
+
+    /// Moves the rows that come last in each sequence, `past [batch, taps − 1, channels]`, by the rows of `x`.
+    pub(crate) fn remember(&self, size: Size, x: &[f32], past: &mut [f32]) {
+        let (new, each) = (size.tokens * self.channels, self.remembered());
+        if each == 0 || new == 0 {
+            return;
+        }
+        for (past, x) in past.chunks_exact_mut(each).zip(x.chunks_exact(new)) {
+            let kept = each.saturating_sub(new);
+            past.copy_within(each - kept.., 0);
+            past[kept..].copy_from_slice(&x[new - (each - kept)..]);
+        }
+    }
+
+    /// The results of rows `[batch, tokens, channels]`, before SiLU and after it. Behind `past` they see what came before.
     pub(crate) fn forward<'a>(
         &self,
         pass: &Pass<'_>,
         size: Size,
+        past: Option<&[f32]>,
         x: &[f32],
         tape: &mut Frame<'a>,
     ) -> (&'a mut [f32], &'a mut [f32]) {
@@ -66,10 +90,15 @@ impl Convolution {
         pass.pool.run((chunks_of(&mut *before, each), chunks_of(&mut *after, each)), |block, (before, after)| {
             for (i, sum) in before.chunks_exact_mut(channels).enumerate() {
                 let row = block * BLOCK + i;
+                let (sequence, token) = (row / size.tokens, row % size.tokens);
                 sum.copy_from_slice(bias);
-                // Those that came before the sequence are 0.
-                for back in 0..taps.min(row % size.tokens + 1) {
-                    let x = &x[(row - back) * channels..][..channels];
+                for back in 0..taps {
+                    let x = match past {
+                        _ if back <= token => &x[(row - back) * channels..][..channels],
+                        Some(past) => &past[((sequence + 1) * (taps - 1) + token - back) * channels..][..channels],
+                        // Those that came before the sequence are 0.
+                        None => break,
+                    };
                     let weights = &weights[(taps - 1 - back) * channels..][..channels];
                     kernels.add_products(weights, x, sum).expect("rows of one width");
                 }

@@ -74,10 +74,18 @@ impl Embedding {
         Ok(())
     }
 
-    fn check(&self, numbers: &[u32], len: usize) -> Result<(), Error> {
-        if let Some(&number) = numbers.iter().find(|&&number| number as usize >= self.count) {
-            return Err(Error::setting("token", number, format!("below {}, the rows of the table", self.count)));
+    /// Refuses numbers beyond the table.
+    pub(crate) fn check_numbers(&self, numbers: &[u32]) -> Result<(), Error> {
+        match numbers.iter().find(|&&number| number as usize >= self.count) {
+            Some(number) => {
+                Err(Error::setting("token", number, format!("below {}, the rows of the table", self.count)))
+            }
+            None => Ok(()),
         }
+    }
+
+    fn check(&self, numbers: &[u32], len: usize) -> Result<(), Error> {
+        self.check_numbers(numbers)?;
         if len != numbers.len().saturating_mul(self.width) {
             let expected = format!("[{}, {}]", numbers.len(), self.width);
             return Err(Error::shape("rows of an embedding", &[len], expected));

@@ -1,10 +1,12 @@
 //! Softmax attention between its projections.
 
 use regard_attention::{Inputs, Options, Outputs, Shape, Terms, Upstream};
-use regard_kernels::{Rotary, RotaryScaling};
+use regard_kernels::Rotary;
 use regard_masks::Mask;
-use regard_memory::{Frame, Need};
+use regard_memory::{Frame, Need, Rows};
 
+use crate::key_cache::KeyCache;
+use crate::layer::check_rows;
 use crate::projections::Projections;
 use crate::rotary::Turn;
 use crate::workspace::{heads_of, heads_of_mut};
@@ -89,8 +91,7 @@ impl FlashConfig {
     /// With rotary positions of all dimensions at this base.
     #[must_use]
     pub fn with_rotary(self, theta: f32) -> FlashConfig {
-        let dims = self.sizes.dim_k / 2 * 2;
-        FlashConfig { rotary: Some(Rotary::new(dims, theta, &RotaryScaling::None, usize::MAX)), ..self }
+        FlashConfig { rotary: Some(self.sizes.rotary(theta)), ..self }
     }
 }
 
@@ -107,6 +108,23 @@ pub struct FlashKept<'a> {
     numbers: &'a [u64],
 }
 
+/// What softmax attention remembers of a batch of sequences: their keys and values.
+#[derive(Debug)]
+pub struct FlashState {
+    cache: KeyCache,
+}
+
+impl FlashState {
+    /// Forgets all tokens.
+    pub fn clear(&mut self) {
+        self.cache.clear();
+    }
+
+    pub(crate) fn check_room(&self, more: usize) -> Result<(), Error> {
+        self.cache.check_room(more)
+    }
+}
+
 impl FlashAttention {
     /// Makes the layer's parameters.
     ///
@@ -114,17 +132,14 @@ impl FlashAttention {
     /// A setting is out of its range, the scope has such parameters, or there is no memory for them.
     pub fn new(scope: &mut Scope<'_>, config: FlashConfig) -> Result<FlashAttention, Error> {
         let FlashConfig { sizes, mask, scale, softcap, rotary, sinks, bias, dropout, initial } = config;
-        if let Some(rotary) = rotary.as_ref().filter(|rotary| rotary.dims() > sizes.dim_k) {
-            let expected = format!("at most the {} of a head", sizes.dim_k);
-            return Err(Error::setting("rotary dimensions", rotary.dims(), expected));
-        }
+        sizes.check_rotary(rotary.as_ref())?;
         if !(0.0..1.0).contains(&dropout) {
             return Err(Error::setting("dropout", dropout, "at least 0 and below 1"));
         }
         let projections = Projections::new(scope, sizes, bias, initial)?;
         let sinks = match sinks {
             Sinks::None => None,
-            Sinks::Learned => Some(scope.add("sinks", &[sizes.heads], Initial::Constant(0.0))?),
+            Sinks::Learned => Some(scope.add_vector("sinks", &[sizes.heads], Initial::Constant(0.0))?),
         };
         let dropout = (dropout > 0.0).then(|| regard_attention::Dropout { probability: dropout, seed: scope.seed() });
         let options = Options { scale, softcap, dropout, ..Options::default() };
@@ -140,6 +155,64 @@ impl FlashAttention {
     fn options(&self, pass: &Pass<'_>) -> Options {
         let dropout = self.options.dropout.filter(|_| pass.mode != Mode::Evaluation);
         Options { isa: Some(pass.kernels.isa()), dropout, ..self.options.clone() }
+    }
+
+    /// Queries, keys and values of tokens that stand at the positions from `first` on.
+    fn project<'a>(
+        &self,
+        pass: &mut Pass<'_>,
+        size: Size,
+        first: usize,
+        x: &[f32],
+        tape: &mut Frame<'a>,
+    ) -> Result<[&'a mut [f32]; 3], Error> {
+        let [q, k, v] = self.projections.project(pass, size, x, tape)?;
+        if let Some(rotary) = &self.rotary {
+            let dim_k = self.projections.sizes.dim_k;
+            pass.rotate(rotary, Turn::Forth, size, first, dim_k, q)?;
+            pass.rotate(rotary, Turn::Forth, size, first, dim_k, k)?;
+        }
+        Ok([q, k, v])
+    }
+
+    /// What the layer remembers of `batch` sequences, of up to `capacity` tokens each, before their first one.
+    ///
+    /// # Errors
+    /// A size is 0 or too large for the memory.
+    pub fn state(&self, batch: usize, capacity: usize) -> Result<FlashState, Error> {
+        let HeadSizes { kv_heads, dim_k, dim_v, .. } = self.projections.sizes;
+        Ok(FlashState { cache: KeyCache::new(kv_heads, [dim_k, dim_v], batch, capacity)? })
+    }
+
+    /// The results of the next tokens of sequences, `x [batch, tokens, width]`, which see those of before. With a causal mask all
+    /// tokens in chunks equal all in one pass, within rounding. Takes [`Layer::forward_need`] from the tape.
+    ///
+    /// # Errors
+    /// `x` has another size, or the state is another layer's or has no room for them; then nothing is remembered of them.
+    pub fn stream<'a>(
+        &self,
+        pass: &mut Pass<'_>,
+        size: Size,
+        x: &[f32],
+        state: &mut FlashState,
+        tape: &mut Frame<'a>,
+    ) -> Result<&'a mut [f32], Error> {
+        let HeadSizes { heads, kv_heads, dim_k, dim_v, .. } = self.projections.sizes;
+        check_rows("input", x, size, self.inputs())?;
+        let cache = &mut state.cache;
+        cache.check(size, kv_heads, [dim_k, dim_v])?;
+        cache.check_room(size.tokens)?;
+        let out = tape.take(size.rows() * self.outputs());
+        let mut scope = tape.scope();
+        let [q, k, v] = self.project(pass, size, cache.len(), x, &mut scope)?;
+        let keys = Rows::contiguous(&*k, size.rows(), kv_heads * dim_k)?;
+        cache.append(pass, size, keys, Rows::contiguous(&*v, size.rows(), kv_heads * dim_v)?)?;
+        let attended = scope.take(size.rows() * heads * dim_v);
+        let terms = Terms { sinks: self.sinks.map(|sinks| pass.parameters.of(sinks)), ..Terms::default() };
+        let options = self.options(pass);
+        cache.attend(pass, size, heads, (&self.mask, &options), terms, q, attended)?;
+        self.projections.finish(pass, size, attended, out)?;
+        Ok(out)
     }
 
     fn inputs_of<'t>(
@@ -192,13 +265,9 @@ impl Layer for FlashAttention {
         x: &'a [f32],
         tape: &mut Frame<'a>,
     ) -> Result<(&'a mut [f32], FlashKept<'a>), Error> {
-        let (rows, HeadSizes { heads, dim_k, dim_v, .. }) = (size.rows(), self.projections.sizes);
+        let (rows, HeadSizes { heads, dim_v, .. }) = (size.rows(), self.projections.sizes);
         let out = tape.take(rows * self.outputs());
-        let [q, k, v] = self.projections.project(pass, size, x, tape)?;
-        if let Some(rotary) = &self.rotary {
-            pass.rotate(rotary, Turn::Forth, size, dim_k, q)?;
-            pass.rotate(rotary, Turn::Forth, size, dim_k, k)?;
-        }
+        let [q, k, v] = self.project(pass, size, 0, x, tape)?;
         let (attended, lse) = (tape.take(rows * heads * dim_v), tape.take(rows * heads));
         let (projected, numbers) = ([&*q, &*k, &*v], pass.numbers(size, tape));
         let inputs = self.inputs_of(pass.parameters, size, projected, numbers)?;
@@ -249,8 +318,8 @@ impl Layer for FlashAttention {
             pass.kernels.add(dsinks, gradients.of_mut(sinks))?;
         }
         if let Some(rotary) = &self.rotary {
-            pass.rotate(rotary, Turn::Back, size, dim_k, dq)?;
-            pass.rotate(rotary, Turn::Back, size, dim_k, dk)?;
+            pass.rotate(rotary, Turn::Back, size, 0, dim_k, dq)?;
+            pass.rotate(rotary, Turn::Back, size, 0, dim_k, dk)?;
         }
         self.projections.project_backward(pass, size, x, [dq, dk, dv], gradients, dx)
     }

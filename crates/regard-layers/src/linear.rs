@@ -3,8 +3,7 @@
 use regard_memory::{Frame, Need, Rows, RowsMut, chunks_of};
 
 use crate::layer::check_rows;
-use crate::product::{multiply, product_need};
-use crate::{Before, Error, Gradients, Initial, Layer, Parameter, Parameters, Pass, Scope, Side, Size};
+use crate::{Before, Error, Gradients, Initial, Layer, Multiplier, Parameter, Parameters, Pass, Scope, Side, Size};
 
 /// Columns whose sums one task makes.
 const COLUMNS: usize = 128;
@@ -78,7 +77,7 @@ impl Linear {
         let weight = scope.add("weight", &[outputs, inputs], initial)?;
         let bias = match bias {
             Bias::None => None,
-            Bias::Learned => Some(scope.add("bias", &[outputs], Initial::of_inputs(inputs))?),
+            Bias::Learned => Some(scope.add_vector("bias", &[outputs], Initial::of_inputs(inputs))?),
         };
         Ok(Linear { matrix: Matrix { weight, inputs, outputs, order: Order::OutputsFirst }, bias })
     }
@@ -219,8 +218,9 @@ impl Pass<'_> {
             Side::AsIs(a) => a.cols(),
             Side::Transposed(a) => a.rows(),
         };
-        let need = product_need(out.rows(), out.cols(), steps, self.pool.threads());
-        multiply(self.kernels, self.pool, a, b, before, out, &mut self.scratch.frame(need)?)
+        let multiplier = Multiplier::new(self.kernels, self.pool).with_precision(self.precision);
+        let need = multiplier.need(out.rows(), out.cols(), steps);
+        multiplier.multiply(a, b, before, out, &mut self.scratch.frame(need)?)
     }
 
     /// Adds up the rows: of each column the sum, in their order.

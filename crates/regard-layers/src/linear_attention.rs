@@ -1,9 +1,12 @@
 //! Linear attention between its projections.
 
 use regard_attention::{Direction, Recurrence, RecurrentGradients, RecurrentInputs, RecurrentOutputs};
-use regard_memory::{Frame, Need, Rows, RowsMut, TensorMut, chunks_of};
+use regard_kernels::Rotary;
+use regard_memory::{Frame, Need, Rows, RowsMut, Tensor, TensorMut, chunks_of};
 
 use crate::projections::Projections;
+use crate::rotary::Turn;
+use crate::state::BatchState;
 use crate::workspace::{heads_of, heads_of_mut};
 use crate::{Before, Bias, Error, Gradients, HeadSizes, Initial, Layer, Linear, Norm, NormKind, Pass, Scope, Size};
 
@@ -35,6 +38,7 @@ const BLOCK: usize = 64;
 pub struct LinearAttention {
     projections: Projections,
     direction: Direction,
+    rotary: Option<Rotary>,
     decay: Option<Linear>,
     beta: Option<Linear>,
     /// Of each head's results.
@@ -74,7 +78,7 @@ impl LinearRule {
 }
 
 /// What linear attention between projections is made of.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct LinearConfig {
     /// Widths and heads.
     pub sizes: HeadSizes,
@@ -82,6 +86,9 @@ pub struct LinearConfig {
     pub rule: LinearRule,
     /// Which tokens a token sees; only the plain rule has a form in which it sees those behind it.
     pub direction: Direction,
+    /// Rotary positions of queries and keys: half-split, as in Hugging Face's models (RetNet turns them so too). Without them, and
+    /// in both directions, results do not depend on the order of the tokens.
+    pub rotary: Option<Rotary>,
     /// What weights are at first: of the first projections, and of the last one. Uniform within `1/√inputs` unless given.
     pub initial: Option<[Initial; 2]>,
 }
@@ -89,7 +96,13 @@ pub struct LinearConfig {
 impl LinearConfig {
     /// Causal.
     pub fn new(sizes: HeadSizes, rule: LinearRule) -> LinearConfig {
-        LinearConfig { sizes, rule, direction: Direction::Causal, initial: None }
+        LinearConfig { sizes, rule, direction: Direction::Causal, rotary: None, initial: None }
+    }
+
+    /// With rotary positions of all dimensions at this base.
+    #[must_use]
+    pub fn with_rotary(self, theta: f32) -> LinearConfig {
+        LinearConfig { rotary: Some(self.sizes.rotary(theta)), ..self }
     }
 }
 
@@ -109,6 +122,23 @@ pub struct LinearAttentionKept<'a> {
     normed: &'a [f32],
 }
 
+/// What linear attention remembers of a batch of sequences: the sums `[batch, kv_heads, dim_k, dim_v]`, however many tokens there
+/// were.
+#[derive(Clone, Debug)]
+pub struct LinearAttentionState {
+    sums: BatchState,
+    /// Tokens that were read of each sequence.
+    tokens: usize,
+}
+
+impl LinearAttentionState {
+    /// Forgets all tokens.
+    pub fn clear(&mut self) {
+        self.sums.clear();
+        self.tokens = 0;
+    }
+}
+
 impl LinearAttention {
     /// Makes the layer's parameters.
     ///
@@ -116,7 +146,8 @@ impl LinearAttention {
     /// A setting is out of its range, the rule has no form in which tokens see those behind them, the scope has such parameters,
     /// or there is no memory for them.
     pub fn new(scope: &mut Scope<'_>, config: LinearConfig) -> Result<LinearAttention, Error> {
-        let LinearConfig { sizes, rule, direction, initial } = config;
+        let LinearConfig { sizes, rule, direction, rotary, initial } = config;
+        sizes.check_rotary(rotary.as_ref())?;
         if direction == Direction::Both && rule != LinearRule::Plain {
             return Err(regard_attention::Error::Causal.into());
         }
@@ -132,7 +163,7 @@ impl LinearAttention {
         let beta = gate("beta_proj", if rule.is_delta() { sizes.kv_heads } else { 0 })?;
         let norm = Norm::new(&mut scope.scope("norm"), NormKind::Rms, sizes.dim_v, 1e-5)?;
         let unit = vec![1.0 / (sizes.dim_k as f32).sqrt(); if rule.is_delta() { sizes.dim_k } else { 0 }];
-        Ok(LinearAttention { projections, direction, decay, beta, norm, unit })
+        Ok(LinearAttention { projections, direction, rotary, decay, beta, norm, unit })
     }
 
     fn gates(&self) -> usize {
@@ -152,14 +183,48 @@ impl LinearAttention {
         Ok(Recurrence::new(Some(pass.kernels.isa()))?.with_direction(self.direction))
     }
 
+    /// What the layer remembers of `batch` sequences before their first token.
+    ///
+    /// # Errors
+    /// Tokens see those behind them, so that there is nothing to begin with; or there is no memory for it.
+    pub fn state(&self, batch: usize) -> Result<LinearAttentionState, Error> {
+        if self.direction == Direction::Both {
+            return Err(Error::setting("direction", "both", "causal, where tokens are read one after the other"));
+        }
+        let HeadSizes { kv_heads, dim_k, dim_v, .. } = self.projections.sizes;
+        Ok(LinearAttentionState { sums: BatchState::new(batch, kv_heads * dim_k * dim_v)?, tokens: 0 })
+    }
+
+    /// The results of the next tokens of sequences, `x [batch, tokens, width]`: what a token costs does not depend on how many
+    /// came before. All tokens in chunks equal all in one pass, within rounding. Takes [`Layer::forward_need`] from the tape.
+    ///
+    /// # Errors
+    /// `x` has another size, or the state is another layer's.
+    pub fn stream<'a>(
+        &self,
+        pass: &mut Pass<'_>,
+        size: Size,
+        x: &'a [f32],
+        state: &mut LinearAttentionState,
+        tape: &mut Frame<'a>,
+    ) -> Result<&'a mut [f32], Error> {
+        state.sums.check(size, self.state_len(size))?;
+        let (out, after, _) = self.mix(pass, size, x, Some((state.sums.numbers(), state.tokens)), tape)?;
+        state.sums.replace(after);
+        state.tokens += size.tokens;
+        Ok(out)
+    }
+
     fn inputs_of<'t>(
         &self,
         size: Size,
         [q, k, v]: [&'t [f32]; 3],
         log_decay: &'t [f32],
         beta: &'t [f32],
+        before: Option<&'t [f32]>,
     ) -> Result<RecurrentInputs<'t, f32>, Error> {
         let HeadSizes { heads, kv_heads, dim_k, dim_v, .. } = self.projections.sizes;
+        let state = before.map(|state| Tensor::contiguous(state, [size.batch, kv_heads, dim_k, dim_v])).transpose()?;
         let log_decay = match self.gates() {
             0 => None,
             gates => Some(heads_of(log_decay, size, kv_heads, gates / kv_heads)?),
@@ -168,12 +233,67 @@ impl LinearAttention {
         Ok(RecurrentInputs {
             log_decay,
             beta,
+            state,
             ..RecurrentInputs::new(
                 heads_of(q, size, heads, dim_k)?,
                 heads_of(k, size, kv_heads, dim_k)?,
                 heads_of(v, size, kv_heads, dim_v)?,
             )
         })
+    }
+
+    /// Results, the state behind the last tokens, and what the backward pass needs; behind a state, and so many tokens.
+    fn mix<'a>(
+        &self,
+        pass: &mut Pass<'_>,
+        size: Size,
+        x: &'a [f32],
+        before: Option<(&[f32], usize)>,
+        tape: &mut Frame<'a>,
+    ) -> Result<(&'a mut [f32], &'a [f32], LinearAttentionKept<'a>), Error> {
+        let (rows, HeadSizes { heads, kv_heads, dim_k, dim_v, .. }) = (size.rows(), self.projections.sizes);
+        let out = tape.take(rows * self.outputs());
+        let [q, k, v] = self.projections.project(pass, size, x, tape)?;
+        if let Some(rotary) = &self.rotary {
+            let first = before.map_or(0, |(_, tokens)| tokens);
+            pass.rotate(rotary, Turn::Forth, size, first, dim_k, q)?;
+            pass.rotate(rotary, Turn::Forth, size, first, dim_k, k)?;
+        }
+        let input = Rows::contiguous(x, rows, self.inputs())?;
+        let [z, log_decay] = [tape.take::<f32>(rows * self.gates()), tape.take(rows * self.gates())];
+        if let Some(decay) = &self.decay {
+            decay.apply(pass, input, RowsMut::contiguous(z, rows, decay.outputs())?)?;
+            let (kernels, z) = (pass.kernels, &*z);
+            pass.pool.run(chunks_of(&mut *log_decay, BLOCK * decay.outputs()), |index, log_decay| {
+                log_decay.copy_from_slice(&z[index * BLOCK * decay.outputs()..][..log_decay.len()]);
+                kernels.log_sigmoid(log_decay);
+                log_decay.iter_mut().for_each(|x| *x /= TEMPERATURE);
+            });
+        }
+        let beta = tape.take(rows * self.betas());
+        let (mut q, mut k, mut long): (&[f32], &[f32], [&[f32]; 2]) = (q, k, [&[], &[]]);
+        if let Some(layer) = &self.beta {
+            layer.apply(pass, input, RowsMut::contiguous(beta, rows, layer.outputs())?)?;
+            pass.kernels.sigmoid(beta);
+            long = [q, k];
+            let [short_q, short_k] = [tape.take(q.len()), tape.take(k.len())];
+            for (long, short) in long.into_iter().zip([&mut *short_q, &mut *short_k]) {
+                pass.shorten(&self.unit, long, short);
+            }
+            (q, k) = (short_q, short_k);
+        }
+        let (attended, normed) = (tape.take(rows * heads * dim_v), tape.take(rows * heads * dim_v));
+        let state = tape.take(self.state_len(size));
+        let projected = [q, k, &*v];
+        let inputs = self.inputs_of(size, projected, log_decay, beta, before.map(|(state, _)| state))?;
+        let outputs = RecurrentOutputs {
+            out: heads_of_mut(attended, size, heads, dim_v)?,
+            state: TensorMut::contiguous(&mut *state, [size.batch, kv_heads, dim_k, dim_v])?,
+        };
+        self.recurrence(pass)?.run(&inputs, outputs, pass.scratch, pass.pool)?;
+        self.norm.apply(pass, attended, normed);
+        self.projections.finish(pass, size, normed, out)?;
+        Ok((out, state, LinearAttentionKept { x, long, projected, gates: [z, log_decay], beta, attended, normed }))
     }
 }
 
@@ -213,44 +333,8 @@ impl Layer for LinearAttention {
         x: &'a [f32],
         tape: &mut Frame<'a>,
     ) -> Result<(&'a mut [f32], LinearAttentionKept<'a>), Error> {
-        let (rows, HeadSizes { heads, kv_heads, dim_k, dim_v, .. }) = (size.rows(), self.projections.sizes);
-        let out = tape.take(rows * self.outputs());
-        let [q, k, v] = self.projections.project(pass, size, x, tape)?;
-        let input = Rows::contiguous(x, rows, self.inputs())?;
-        let [z, log_decay] = [tape.take::<f32>(rows * self.gates()), tape.take(rows * self.gates())];
-        if let Some(decay) = &self.decay {
-            decay.apply(pass, input, RowsMut::contiguous(z, rows, decay.outputs())?)?;
-            let (kernels, z) = (pass.kernels, &*z);
-            pass.pool.run(chunks_of(&mut *log_decay, BLOCK * decay.outputs()), |index, log_decay| {
-                log_decay.copy_from_slice(&z[index * BLOCK * decay.outputs()..][..log_decay.len()]);
-                kernels.log_sigmoid(log_decay);
-                log_decay.iter_mut().for_each(|x| *x /= TEMPERATURE);
-            });
-        }
-        let beta = tape.take(rows * self.betas());
-        let (mut q, mut k, mut long): (&[f32], &[f32], [&[f32]; 2]) = (q, k, [&[], &[]]);
-        if let Some(layer) = &self.beta {
-            layer.apply(pass, input, RowsMut::contiguous(beta, rows, layer.outputs())?)?;
-            pass.kernels.sigmoid(beta);
-            long = [q, k];
-            let [short_q, short_k] = [tape.take(q.len()), tape.take(k.len())];
-            for (long, short) in long.into_iter().zip([&mut *short_q, &mut *short_k]) {
-                pass.shorten(&self.unit, long, short);
-            }
-            (q, k) = (short_q, short_k);
-        }
-        let (attended, normed) = (tape.take(rows * heads * dim_v), tape.take(rows * heads * dim_v));
-        let state = tape.take(self.state_len(size));
-        let projected = [q, k, &*v];
-        let inputs = self.inputs_of(size, projected, log_decay, beta)?;
-        let outputs = RecurrentOutputs {
-            out: heads_of_mut(attended, size, heads, dim_v)?,
-            state: TensorMut::contiguous(state, [size.batch, kv_heads, dim_k, dim_v])?,
-        };
-        self.recurrence(pass)?.run(&inputs, outputs, pass.scratch, pass.pool)?;
-        self.norm.apply(pass, attended, normed);
-        self.projections.finish(pass, size, normed, out)?;
-        Ok((out, LinearAttentionKept { x, long, projected, gates: [z, log_decay], beta, attended, normed }))
+        let (out, _, kept) = self.mix(pass, size, x, None, tape)?;
+        Ok((out, kept))
     }
 
     fn backward(
@@ -275,7 +359,7 @@ impl Layer for LinearAttention {
         let ddecay = frame.take(rows * self.gates());
         let dbeta = frame.take(rows * self.betas());
         let dstate = frame.take(self.state_len(size));
-        let inputs = self.inputs_of(size, projected, log_decay, beta)?;
+        let inputs = self.inputs_of(size, projected, log_decay, beta, None)?;
         let none = || TensorMut::contiguous(&mut [], [0; 4]);
         let to = RecurrentGradients {
             q: heads_of_mut(dq, size, heads, dim_k)?,
@@ -314,6 +398,10 @@ impl Layer for LinearAttention {
                 pass.shorten_backward(&self.unit, long, d, to)?;
             }
             (dq, dk) = (dlong_q, dlong_k);
+        }
+        if let Some(rotary) = &self.rotary {
+            pass.rotate(rotary, Turn::Back, size, 0, dim_k, dq)?;
+            pass.rotate(rotary, Turn::Back, size, 0, dim_k, dk)?;
         }
         self.projections.project_backward(pass, size, x, [dq, dk, dv], gradients, dx)
     }

@@ -103,7 +103,7 @@ impl LocalGlobalAttention {
         let projections = Projections::new(scope, sizes, [Bias::None; 2], None)?;
         let gate = match form {
             LocalGlobalForm::TwoSoftmaxes => {
-                Some(scope.add("gate", &[sizes.heads, sizes.dim_v], Initial::Constant(0.0))?)
+                Some(scope.add_vector("gate", &[sizes.heads, sizes.dim_v], Initial::Constant(0.0))?)
             }
             LocalGlobalForm::Joint => None,
         };

@@ -62,10 +62,10 @@ impl Norm {
             return Err(Error::setting("eps", eps, "at least 0, and finite"));
         }
         let row = groups.saturating_mul(width);
-        let weight = scope.add("weight", &[row], Initial::Constant(1.0))?;
+        let weight = scope.add_vector("weight", &[row], Initial::Constant(1.0))?;
         let bias = match kind {
             NormKind::Rms => None,
-            NormKind::Layer => Some(scope.add("bias", &[row], Initial::Constant(0.0))?),
+            NormKind::Layer => Some(scope.add_vector("bias", &[row], Initial::Constant(0.0))?),
         };
         Ok(Norm { kind, width, groups, eps, weight, bias })
     }

@@ -5,6 +5,7 @@ use std::ops::Range;
 use regard_kernels::AdamW;
 use regard_memory::{AlignedBuffer, chunks_of};
 
+use crate::parameters::Kind;
 use crate::{Error, Gradients, Parameters, Workspace};
 
 /// Numbers of a task.
@@ -17,7 +18,7 @@ pub struct OptimiserConfig {
     pub betas: [f32; 2],
     /// What keeps the denominator from 0.
     pub eps: f32,
-    /// What matrices lose of themselves in a step, times the rate. Vectors (norms, biases) lose nothing.
+    /// What matrices lose of themselves in a step, times the rate. Vectors (norms, biases, gates) lose nothing, whatever their shape.
     pub decay: f32,
     /// Gradients longer than this, all together, are shortened to it.
     pub clip: Option<f32>,
@@ -34,8 +35,8 @@ impl Default for OptimiserConfig {
 pub struct Optimiser {
     config: OptimiserConfig,
     steps: u64,
-    /// Where the tensors lie, and whether each is a matrix.
-    places: Vec<(Range<usize>, bool)>,
+    /// Where the tensors lie, and what each is.
+    places: Vec<(Range<usize>, Kind)>,
     first: AlignedBuffer<f32>,
     second: AlignedBuffer<f32>,
 }
@@ -106,7 +107,7 @@ impl Optimiser {
                 return Err(Error::shape(name, &[has], format!("[{len}], as the moments")));
             }
         }
-        let length = gradient_length(workspace, parameters, gradients)?;
+        let length = gradient_norm(workspace, parameters, gradients)?;
         let OptimiserConfig { betas, eps, decay, clip } = self.config;
         let scale = match clip {
             Some(clip) if length > f64::from(clip) => (f64::from(clip) / length) as f32,
@@ -116,8 +117,8 @@ impl Optimiser {
         let power = |beta: f32| (1.0 - f64::from(beta).powf(self.steps as f64)) as f32;
         let correction = betas.map(power);
         let (first, second, gradients) = (&mut self.first, &mut self.second, gradients.values());
-        for (range, matrix) in self.places.iter().cloned() {
-            let decay = if matrix { decay } else { 0.0 };
+        for (range, kind) in self.places.iter().cloned() {
+            let decay = if kind == Kind::Matrix { decay } else { 0.0 };
             let step = AdamW { rate, betas, eps, decay, correction, scale };
             let gradients = &gradients[range.clone()];
             let parts = (
@@ -138,7 +139,7 @@ impl Optimiser {
 ///
 /// # Errors
 /// [`Error::NotFinite`], with the name of the first parameter that has one that is no finite number.
-pub fn gradient_length(workspace: &Workspace, parameters: &Parameters, gradients: &Gradients) -> Result<f64, Error> {
+pub fn gradient_norm(workspace: &Workspace, parameters: &Parameters, gradients: &Gradients) -> Result<f64, Error> {
     let (kernels, pool) = workspace.tools();
     let mut sums = [0.0; 64];
     let values = gradients.values();
@@ -151,8 +152,16 @@ pub fn gradient_length(workspace: &Workspace, parameters: &Parameters, gradients
     if length.is_finite() {
         return Ok(length);
     }
-    let wrong = parameters.entries().find(|(_, _, place)| !gradients.of(*place).iter().all(|x| x.is_finite()));
-    Err(Error::NotFinite { name: wrong.map_or("the length of all gradients", |(name, ..)| name).to_owned() })
+    // Squares of numbers above 1.8e19 are beyond f32: in f64 no square of an f32 is too large, nor their sum.
+    let mut sum = 0.0;
+    for (name, _, place) in parameters.entries() {
+        let squares: f64 = gradients.of(place).iter().map(|&x| f64::from(x).powi(2)).sum();
+        if !squares.is_finite() {
+            return Err(Error::NotFinite { name: name.to_owned() });
+        }
+        sum += squares;
+    }
+    Ok(sum.sqrt())
 }
 
 /// How the rate goes over a run: up to `rate` in a line over `warmup` steps, then down to `last·rate` along half a cosine

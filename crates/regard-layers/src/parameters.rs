@@ -45,6 +45,16 @@ struct Entry {
     shape: Vec<usize>,
     place: Parameter,
     initial: Initial,
+    kind: Kind,
+}
+
+/// What a tensor is, be its shape what it may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Decays.
+    Matrix,
+    /// Does not: a norm, a bias, a gate.
+    Vector,
 }
 
 /// Where a tensor lies among [`Parameters`], and among [`Gradients`] of them.
@@ -184,12 +194,12 @@ impl Parameters {
         self.entries.iter().map(|entry| (entry.name.as_str(), &entry.shape[..], entry.place))
     }
 
-    /// The places of all tensors, and whether each is a matrix.
-    pub(crate) fn ranges(&self) -> impl Iterator<Item = (Range<usize>, bool)> {
-        self.entries.iter().map(|entry| (entry.place.range(), entry.shape.len() > 1))
+    /// The places of all tensors, and what each is.
+    pub(crate) fn ranges(&self) -> impl Iterator<Item = (Range<usize>, Kind)> {
+        self.entries.iter().map(|entry| (entry.place.range(), entry.kind))
     }
 
-    fn add(&mut self, name: String, shape: &[usize], initial: Initial) -> Result<Parameter, Error> {
+    fn add(&mut self, name: String, shape: &[usize], initial: Initial, kind: Kind) -> Result<Parameter, Error> {
         if self.by_name.contains_key(&name) {
             return Err(Error::Name { name, problem: "is taken: every tensor has a name of its own" });
         }
@@ -202,7 +212,7 @@ impl Parameters {
         self.values.resize(end)?;
         initial.fill(&mut self.values[place.range()], &mut random(self.seed, &name));
         self.by_name.insert(name.clone(), self.entries.len());
-        self.entries.push(Entry { name, shape: shape.to_vec(), place, initial });
+        self.entries.push(Entry { name, shape: shape.to_vec(), place, initial, kind });
         Ok(place)
     }
 }
@@ -236,12 +246,21 @@ impl Scope<'_> {
         Scope { prefix: format!("{}{name}.", self.prefix), parameters: self.parameters }
     }
 
-    /// A new tensor.
+    /// A new matrix, or several: an optimiser lets its numbers decay.
     ///
     /// # Errors
     /// [`Error::Name`] if there is one of this name; [`Error::Memory`] if there is no memory for it.
     pub fn add(&mut self, name: &str, shape: &[usize], initial: Initial) -> Result<Parameter, Error> {
-        self.parameters.add(format!("{}{name}", self.prefix), shape, initial)
+        self.parameters.add(format!("{}{name}", self.prefix), shape, initial, Kind::Matrix)
+    }
+
+    /// A new vector, or several: what is added to rows or scales them (biases, norms, gates), in whatever shape. Its numbers do not
+    /// decay.
+    ///
+    /// # Errors
+    /// As [`Scope::add`].
+    pub fn add_vector(&mut self, name: &str, shape: &[usize], initial: Initial) -> Result<Parameter, Error> {
+        self.parameters.add(format!("{}{name}", self.prefix), shape, initial, Kind::Vector)
     }
 
     /// A seed that depends on that of the parameters and on where this is: for what a layer draws beside them.

@@ -1,5 +1,6 @@
 //! The linear layers around attention of tokens among each other.
 
+use regard_kernels::{Rotary, RotaryScaling};
 use regard_memory::{Frame, Need, Rows, RowsMut};
 
 use crate::layer::check_rows;
@@ -43,6 +44,22 @@ impl HeadSizes {
             return Err(Error::setting("kv_heads", self.kv_heads, format!("a divisor of the {} heads", self.heads)));
         }
         Ok(())
+    }
+
+    /// Rotary positions of all dimensions of queries and keys at this base.
+    pub(crate) fn rotary(&self, theta: f32) -> Rotary {
+        Rotary::new(self.dim_k / 2 * 2, theta, &RotaryScaling::None, usize::MAX)
+    }
+
+    /// Refuses positions of more dimensions than there are.
+    pub(crate) fn check_rotary(&self, rotary: Option<&Rotary>) -> Result<(), Error> {
+        match rotary.filter(|rotary| rotary.dims() > self.dim_k) {
+            Some(rotary) => {
+                let expected = format!("at most the {} of a head", self.dim_k);
+                Err(Error::setting("rotary dimensions", rotary.dims(), expected))
+            }
+            None => Ok(()),
+        }
     }
 
     /// Numbers of queries, keys, values and results of a row.

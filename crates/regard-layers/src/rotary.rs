@@ -50,12 +50,13 @@ impl Turns {
 }
 
 impl Pass<'_> {
-    /// Turns heads of `dim` numbers, `[batch, tokens, heads, dim]`, in place, by the positions of their tokens.
+    /// Turns heads of `dim` numbers, `[batch, tokens, heads, dim]`, in place, by the positions of their tokens from `first` on.
     pub(crate) fn rotate(
         &mut self,
         rotary: &Rotary,
         turn: Turn,
         size: Size,
+        first: usize,
         dim: usize,
         heads: &mut [f32],
     ) -> Result<(), Error> {
@@ -63,12 +64,12 @@ impl Pass<'_> {
         if dims == 0 || heads.is_empty() {
             return Ok(());
         }
-        let (kernels, turns) = (self.kernels, self.turns.get(rotary, size.tokens));
+        let (kernels, turns) = (self.kernels, self.turns.get(rotary, first + size.tokens));
         let row = heads.len() / size.rows();
         let rows = (BLOCK / row).max(1);
         self.pool.run(chunks_of(heads, rows * row), |index, heads| {
             for (i, heads) in heads.chunks_exact_mut(row).enumerate() {
-                let at = &turns[(index * rows + i) % size.tokens * dims..][..dims];
+                let at = &turns[(first + (index * rows + i) % size.tokens) * dims..][..dims];
                 match turn {
                     Turn::Forth => kernels.rotate(RotaryOrder::HalfSplit, at, dim, heads),
                     Turn::Back => kernels.rotate_back(RotaryOrder::HalfSplit, at, dim, heads),

@@ -41,7 +41,7 @@ impl ContextInlet {
     /// # Errors
     /// The scope has such a parameter, or there is no memory for it.
     pub fn new(scope: &mut Scope<'_>) -> Result<ContextInlet, Error> {
-        Ok(ContextInlet { scale: scope.add("scale", &[1], Initial::Constant(0.0))? })
+        Ok(ContextInlet { scale: scope.add_vector("scale", &[1], Initial::Constant(0.0))? })
     }
 }
 

@@ -6,6 +6,7 @@ use regard_memory::{Frame, Need, Rows, RowsMut, Tensor, TensorMut, chunks_of};
 
 use crate::convolution::Convolution;
 use crate::layer::check_rows;
+use crate::state::BatchState;
 use crate::workspace::{heads_of, heads_of_mut};
 use crate::{Before, Bias, Error, Gradients, Initial, Layer, Linear, Norm, NormKind, Parameter, Pass, Scope, Size};
 
@@ -120,6 +121,22 @@ fn first_step(i: usize, count: usize) -> f32 {
     step.exp_m1().ln()
 }
 
+/// What Mamba-2's mixer remembers of a batch of sequences, however many tokens there were: the rows that the convolution still
+/// sees, and the sums `[batch, heads, state, head_dim]`.
+#[derive(Clone, Debug)]
+pub struct StateSpaceState {
+    past: BatchState,
+    sums: BatchState,
+}
+
+impl StateSpaceState {
+    /// Forgets all tokens.
+    pub fn clear(&mut self) {
+        self.past.clear();
+        self.sums.clear();
+    }
+}
+
 impl StateSpace {
     /// Makes the layer's parameters.
     ///
@@ -154,9 +171,9 @@ impl StateSpace {
             config,
             input: Linear::with(&mut scope.scope("in_proj"), width, config.columns(), Bias::None, into)?,
             convolution: Convolution::new(&mut scope.scope("conv1d"), config.channels(), taps)?,
-            a_log: scope.add("A_log", &[heads], Initial::Function(first_decay))?,
-            d: scope.add("D", &[heads], Initial::Constant(1.0))?,
-            dt_bias: scope.add("dt_bias", &[heads], Initial::Function(first_step))?,
+            a_log: scope.add_vector("A_log", &[heads], Initial::Function(first_decay))?,
+            d: scope.add_vector("D", &[heads], Initial::Constant(1.0))?,
+            dt_bias: scope.add_vector("dt_bias", &[heads], Initial::Function(first_step))?,
             norm: Norm::in_groups(&mut scope.scope("norm"), NormKind::Rms, [groups, inner / groups], eps)?,
             out: Linear::with(&mut scope.scope("out_proj"), inner, width, Bias::None, back)?,
         })
@@ -177,13 +194,15 @@ impl StateSpace {
         convolved: &'t [f32],
         values: &'t [f32],
         log_decay: &'t [f32],
+        before: Option<&'t [f32]>,
     ) -> Result<RecurrentInputs<'t, f32>, Error> {
-        let StateSpaceConfig { heads, head_dim, groups, .. } = self.config;
+        let StateSpaceConfig { heads, head_dim, groups, state, .. } = self.config;
         let (inner, keys) = (self.config.inner(), self.config.keys());
         let rows = Rows::contiguous(convolved, size.rows(), self.config.channels())?;
         let (k, q) = rows.split_columns_at(inner).1.split_columns_at(keys);
         Ok(RecurrentInputs {
             log_decay: Some(heads_of(log_decay, size, heads, 1)?),
+            state: before.map(|sums| Tensor::contiguous(sums, [size.batch, heads, state, head_dim])).transpose()?,
             ..RecurrentInputs::new(
                 Tensor::of_rows(q, size.batch, groups)?,
                 Tensor::of_rows(k, size.batch, groups)?,
@@ -194,6 +213,116 @@ impl StateSpace {
 
     fn recurrence(&self, pass: &Pass<'_>) -> Result<Recurrence, Error> {
         Ok(Recurrence::new(Some(pass.kernels.isa()))?.with_scale(1.0)?)
+    }
+
+    /// What the layer remembers of `batch` sequences before their first token.
+    ///
+    /// # Errors
+    /// There is no memory for it.
+    pub fn state(&self, batch: usize) -> Result<StateSpaceState, Error> {
+        let sums = self.config.inner() * self.config.state;
+        Ok(StateSpaceState {
+            past: BatchState::new(batch, self.convolution.remembered())?,
+            sums: BatchState::new(batch, sums)?,
+        })
+    }
+
+    /// The results of the next tokens of sequences, `x [batch, tokens, width]`: what a token costs does not depend on how many
+    /// came before. All tokens in chunks equal all in one pass, within rounding. Takes [`Layer::forward_need`] from the tape.
+    ///
+    /// # Errors
+    /// `x` has another size, or the state is another layer's.
+    pub fn stream<'a>(
+        &self,
+        pass: &mut Pass<'_>,
+        size: Size,
+        x: &'a [f32],
+        state: &mut StateSpaceState,
+        tape: &mut Frame<'a>,
+    ) -> Result<&'a mut [f32], Error> {
+        let StateSpaceState { past, sums } = state;
+        past.check(size, size.batch.saturating_mul(self.convolution.remembered()))?;
+        sums.check(size, self.state_len(size))?;
+        let (out, after, kept) = self.mix(pass, size, x, Some([past.numbers(), sums.numbers()]), tape)?;
+        self.convolution.remember(size, kept.convolved[0], past.numbers_mut());
+        sums.replace(after);
+        Ok(out)
+    }
+
+    /// Results, the sums behind the last tokens, and what the backward pass needs; behind rows that the convolution still sees,
+    /// and sums.
+    fn mix<'a>(
+        &self,
+        pass: &mut Pass<'_>,
+        size: Size,
+        x: &'a [f32],
+        before: Option<[&[f32]; 2]>,
+        tape: &mut Frame<'a>,
+    ) -> Result<(&'a mut [f32], &'a [f32], StateSpaceKept<'a>), Error> {
+        check_rows("input", x, size, self.inputs())?;
+        let StateSpaceConfig { heads, head_dim, state, .. } = self.config;
+        let (rows, inner, channels, columns) =
+            (size.rows(), self.config.inner(), self.config.channels(), self.config.columns());
+        let out = tape.take(rows * self.outputs());
+        let projected = tape.take(rows * columns);
+        self.input.apply(
+            pass,
+            Rows::contiguous(x, rows, self.inputs())?,
+            RowsMut::contiguous(&mut *projected, rows, columns)?,
+        )?;
+        // Its parts, each without gaps.
+        let (z, mixture) = (tape.take::<f32>(rows * inner), tape.take::<f32>(rows * channels));
+        let (delta, step) = (tape.take::<f32>(rows * heads), tape.take::<f32>(rows * heads));
+        let bias = pass.parameters.of(self.dt_bias);
+        for (row, projected) in projected.chunks_exact(columns).enumerate() {
+            z[row * inner..][..inner].copy_from_slice(&projected[..inner]);
+            mixture[row * channels..][..channels].copy_from_slice(&projected[inner..inner + channels]);
+            for ((to, from), bias) in delta[row * heads..].iter_mut().zip(&projected[inner + channels..]).zip(bias) {
+                *to = from + bias;
+            }
+        }
+        let (unbent, convolved) = self.convolution.forward(pass, size, before.map(|[past, _]| past), mixture, tape);
+        step.copy_from_slice(delta);
+        pass.kernels.softplus(step);
+        let log_decay = tape.take(rows * heads);
+        for (to, step) in log_decay.chunks_exact_mut(heads).zip(step.chunks_exact(heads)) {
+            to.iter_mut().zip(step).zip(self.rates(pass)).for_each(|((to, step), rate)| *to = rate * step);
+        }
+        let values = tape.take(rows * inner);
+        let (steps, from) = (&*step, &*convolved);
+        pass.pool.run(chunks_of(&mut *values, BLOCK * inner), |block, values| {
+            for (i, values) in values.chunks_exact_mut(inner).enumerate() {
+                let row = block * BLOCK + i;
+                values.copy_from_slice(&from[row * channels..][..inner]);
+                for (values, step) in values.chunks_exact_mut(head_dim).zip(&steps[row * heads..]) {
+                    values.iter_mut().for_each(|value| *value *= step);
+                }
+            }
+        });
+        let (mixed, gated, normed) = (tape.take(rows * inner), tape.take(rows * inner), tape.take(rows * inner));
+        let sums = tape.take(self.state_len(size));
+        let outputs = RecurrentOutputs {
+            out: heads_of_mut(mixed, size, heads, head_dim)?,
+            state: TensorMut::contiguous(&mut *sums, [size.batch, heads, state, head_dim])?,
+        };
+        let inputs = self.inputs_of(size, convolved, values, log_decay, before.map(|[_, sums]| sums))?;
+        self.recurrence(pass)?.run(&inputs, outputs, pass.scratch, pass.pool)?;
+        let (kernels, skip, gate) = (pass.kernels, pass.parameters.of(self.d), &*z);
+        let parts = (chunks_of(&mut *mixed, BLOCK * inner), chunks_of(&mut *gated, BLOCK * inner));
+        pass.pool.run(parts, |block, (mixed, gated)| {
+            for (i, mixed) in mixed.chunks_exact_mut(inner).enumerate() {
+                let from = &from[(block * BLOCK + i) * channels..][..inner];
+                let heads = mixed.chunks_exact_mut(head_dim).zip(from.chunks_exact(head_dim)).zip(skip);
+                heads.for_each(|((mixed, x), d)| kernels.add_scaled(*d, x, mixed).expect("heads of one width"));
+            }
+            let gate = &gate[block * BLOCK * inner..][..mixed.len()];
+            kernels.gate(Activation::Silu, gate, mixed, gated).expect("rows of one width");
+        });
+        self.norm.apply(pass, gated, normed);
+        let through = Rows::contiguous(&*normed, rows, inner)?;
+        self.out.apply(pass, through, RowsMut::contiguous(&mut *out, rows, self.outputs())?)?;
+        let convolved = [&*mixture, &*unbent, &*convolved];
+        Ok((out, sums, StateSpaceKept { x, convolved, z, delta, step, log_decay, values, mixed, gated, normed }))
     }
 }
 
@@ -234,70 +363,8 @@ impl Layer for StateSpace {
         x: &'a [f32],
         tape: &mut Frame<'a>,
     ) -> Result<(&'a mut [f32], StateSpaceKept<'a>), Error> {
-        check_rows("input", x, size, self.inputs())?;
-        let StateSpaceConfig { heads, head_dim, state, .. } = self.config;
-        let (rows, inner, channels, columns) =
-            (size.rows(), self.config.inner(), self.config.channels(), self.config.columns());
-        let out = tape.take(rows * self.outputs());
-        let projected = tape.take(rows * columns);
-        self.input.apply(
-            pass,
-            Rows::contiguous(x, rows, self.inputs())?,
-            RowsMut::contiguous(&mut *projected, rows, columns)?,
-        )?;
-        // Its parts, each without gaps.
-        let (z, mixture) = (tape.take::<f32>(rows * inner), tape.take::<f32>(rows * channels));
-        let (delta, step) = (tape.take::<f32>(rows * heads), tape.take::<f32>(rows * heads));
-        let bias = pass.parameters.of(self.dt_bias);
-        for (row, projected) in projected.chunks_exact(columns).enumerate() {
-            z[row * inner..][..inner].copy_from_slice(&projected[..inner]);
-            mixture[row * channels..][..channels].copy_from_slice(&projected[inner..inner + channels]);
-            for ((to, from), bias) in delta[row * heads..].iter_mut().zip(&projected[inner + channels..]).zip(bias) {
-                *to = from + bias;
-            }
-        }
-        let (before, convolved) = self.convolution.forward(pass, size, mixture, tape);
-        step.copy_from_slice(delta);
-        pass.kernels.softplus(step);
-        let log_decay = tape.take(rows * heads);
-        for (to, step) in log_decay.chunks_exact_mut(heads).zip(step.chunks_exact(heads)) {
-            to.iter_mut().zip(step).zip(self.rates(pass)).for_each(|((to, step), rate)| *to = rate * step);
-        }
-        let values = tape.take(rows * inner);
-        let (steps, from) = (&*step, &*convolved);
-        pass.pool.run(chunks_of(&mut *values, BLOCK * inner), |block, values| {
-            for (i, values) in values.chunks_exact_mut(inner).enumerate() {
-                let row = block * BLOCK + i;
-                values.copy_from_slice(&from[row * channels..][..inner]);
-                for (values, step) in values.chunks_exact_mut(head_dim).zip(&steps[row * heads..]) {
-                    values.iter_mut().for_each(|value| *value *= step);
-                }
-            }
-        });
-        let (mixed, gated, normed) = (tape.take(rows * inner), tape.take(rows * inner), tape.take(rows * inner));
-        let states = tape.take(self.state_len(size));
-        let outputs = RecurrentOutputs {
-            out: heads_of_mut(mixed, size, heads, head_dim)?,
-            state: TensorMut::contiguous(states, [size.batch, heads, state, head_dim])?,
-        };
-        let inputs = self.inputs_of(size, convolved, values, log_decay)?;
-        self.recurrence(pass)?.run(&inputs, outputs, pass.scratch, pass.pool)?;
-        let (kernels, skip, gate) = (pass.kernels, pass.parameters.of(self.d), &*z);
-        let parts = (chunks_of(&mut *mixed, BLOCK * inner), chunks_of(&mut *gated, BLOCK * inner));
-        pass.pool.run(parts, |block, (mixed, gated)| {
-            for (i, mixed) in mixed.chunks_exact_mut(inner).enumerate() {
-                let from = &from[(block * BLOCK + i) * channels..][..inner];
-                let heads = mixed.chunks_exact_mut(head_dim).zip(from.chunks_exact(head_dim)).zip(skip);
-                heads.for_each(|((mixed, x), d)| kernels.add_scaled(*d, x, mixed).expect("heads of one width"));
-            }
-            let gate = &gate[block * BLOCK * inner..][..mixed.len()];
-            kernels.gate(Activation::Silu, gate, mixed, gated).expect("rows of one width");
-        });
-        self.norm.apply(pass, gated, normed);
-        let through = Rows::contiguous(&*normed, rows, inner)?;
-        self.out.apply(pass, through, RowsMut::contiguous(&mut *out, rows, self.outputs())?)?;
-        let convolved = [&*mixture, &*before, &*convolved];
-        Ok((out, StateSpaceKept { x, convolved, z, delta, step, log_decay, values, mixed, gated, normed }))
+        let (out, _, kept) = self.mix(pass, size, x, None, tape)?;
+        Ok((out, kept))
     }
 
     fn backward(
@@ -338,7 +405,7 @@ impl Layer for StateSpace {
         let (dvalues, dconvolved) = (frame.take(rows * inner), frame.take(rows * channels));
         let ddecay = frame.take(rows * heads);
         let dstate = frame.take(self.state_len(size));
-        let inputs = self.inputs_of(size, convolved, values, log_decay)?;
+        let inputs = self.inputs_of(size, convolved, values, log_decay, None)?;
         let (_, beside) = RowsMut::contiguous(&mut *dconvolved, rows, channels)?.split_columns_at(inner);
         let (dk, dq) = beside.split_columns_at(keys);
         let to = RecurrentGradients {

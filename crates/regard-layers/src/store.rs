@@ -1,40 +1,74 @@
 //! Parameters in files of safetensors.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
+use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use regard_memory::{AlignedBuffer, cast_slice, cast_slice_mut};
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use safetensors::tensor::{Dtype, SafeTensors, TensorInfo, TensorView};
+use serde_json::json;
 
 use crate::{Error, Parameters};
 
 /// The largest file that is read.
 const MOST: u64 = 1 << 38;
 
+/// What a header has under this name is of the whole file.
+const METADATA: &str = "__metadata__";
+
 /// Writes tensors (name, shape, numbers) to a file, all of it or nothing: to a file beside it, which is synced and then takes its
-/// name.
+/// name. Its bytes depend on what is in it alone: tensors and metadata stand in the order of their names.
 ///
 /// # Errors
-/// The file cannot be written.
+/// The file cannot be written, or two tensors have one name.
 pub fn write_tensors<'a>(
     path: &Path,
     tensors: impl IntoIterator<Item = (&'a str, &'a [usize], &'a [f32])>,
     metadata: &[(&str, &str)],
 ) -> Result<(), Error> {
     let failed = |doing: &str, source: &dyn std::fmt::Display| Error::file(path, format!("{doing}: {source}"));
-    let mut views = Vec::new();
+    let mut by_name = BTreeMap::new();
     for (name, shape, values) in tensors {
         let view = TensorView::new(Dtype::F32, shape.to_vec(), cast_slice(values));
-        views.push((name, view.map_err(|error| failed("describing a tensor", &error))?));
+        let view = view.map_err(|error| failed("describing a tensor", &error))?;
+        if name == METADATA || by_name.insert(name, view).is_some() {
+            return Err(failed("describing a tensor", &format!("the name `{name}` is taken")));
+        }
     }
-    let metadata: HashMap<String, String> =
-        metadata.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-    let metadata = (!metadata.is_empty()).then_some(metadata);
+    let header = header(&by_name, metadata).map_err(|error| failed("describing its tensors", &error))?;
     let beside = path.with_extension("tmp");
-    safetensors::serialize_to_file(views, metadata, &beside).map_err(|error| failed("writing it", &error))?;
-    let written = File::open(&beside).and_then(|file| file.sync_all());
-    written.and_then(|()| fs::rename(&beside, path)).map_err(|error| failed("writing it", &error))
+    let write = || {
+        let mut file = BufWriter::new(File::create(&beside)?);
+        file.write_all(&(header.len() as u64).to_le_bytes())?;
+        file.write_all(header.as_bytes())?;
+        for view in by_name.values() {
+            file.write_all(view.data())?;
+        }
+        file.into_inner()?.sync_all()?;
+        fs::rename(&beside, path)
+    };
+    write().map_err(|error| failed("writing it", &error))
+}
+
+/// What stands before the tensors, up to a whole number of words. (The crate's own writer keeps metadata in a hash map, whose order
+/// is another one in every run.)
+fn header(tensors: &BTreeMap<&str, TensorView<'_>>, metadata: &[(&str, &str)]) -> Result<String, serde_json::Error> {
+    let mut all = BTreeMap::new();
+    if !metadata.is_empty() {
+        all.insert(METADATA, json!(metadata.iter().copied().collect::<BTreeMap<_, _>>()));
+    }
+    let mut end = 0;
+    for (&name, view) in tensors {
+        let start = end;
+        end += view.data().len();
+        let info = TensorInfo { dtype: view.dtype(), shape: view.shape().to_vec(), data_offsets: (start, end) };
+        all.insert(name, serde_json::to_value(info)?);
+    }
+    let mut header = serde_json::to_string(&all)?;
+    let whole = header.len().next_multiple_of(size_of::<u64>());
+    header.extend(std::iter::repeat_n(' ', whole - header.len()));
+    Ok(header)
 }
 
 /// The tensors of a file, by name.
@@ -78,7 +112,7 @@ impl StoredTensors {
     /// There is none of this name, or it has another shape.
     pub fn get(&self, name: &str, shape: &[usize]) -> Result<&[f32], Error> {
         let Some((has, values)) = self.tensors.get(name) else {
-            return Err(Error::Name { name: name.to_owned(), problem: "is missing in the file" });
+            return Err(self.refused(format!("lacks `{name}`")));
         };
         if has != shape {
             let tensor = format!("{name} of {}", self.file);
@@ -93,7 +127,12 @@ impl StoredTensors {
     /// It does not, or says something else.
     pub fn number(&self, name: &str) -> Result<u64, Error> {
         let number = self.metadata.get(name).and_then(|value| value.parse().ok());
-        number.ok_or_else(|| Error::File { file: self.file.clone(), problem: format!("has no number `{name}`") })
+        number.ok_or_else(|| self.refused(format!("has no number `{name}`")))
+    }
+
+    /// An error about this file.
+    pub(crate) fn refused(&self, problem: String) -> Error {
+        Error::File { file: self.file.clone(), problem }
     }
 
     /// The names.

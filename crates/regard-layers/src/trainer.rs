@@ -39,6 +39,15 @@ pub struct TrainingConfig {
     pub not_finite: NotFinite,
 }
 
+impl TrainingConfig {
+    /// Tokens of so many steps, where they can be counted.
+    fn tokens_of(&self, steps: u64) -> Option<u64> {
+        let sizes = [self.batch, self.tokens, self.accumulation].map(|size| size as u64);
+        let all = sizes.into_iter().try_fold(steps.max(1), u64::checked_mul);
+        all.filter(|&tokens| tokens <= i64::MAX as u64)
+    }
+}
+
 /// What is done about gradients that are no finite numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum NotFinite {
@@ -56,7 +65,7 @@ pub struct StepReport {
     /// The loss before the step, in nats a token.
     pub loss: f64,
     /// The length of all gradients, before they were clipped.
-    pub gradient_length: f64,
+    pub gradient_norm: f64,
     /// The rate.
     pub rate: f32,
     /// Whose gradient was no finite number, where the step was skipped for that.
@@ -134,6 +143,12 @@ impl Trainer {
                 return Err(Error::setting(setting, has, "at least 1"));
             }
         }
+        if config.tokens_of(config.schedule.steps).is_none() {
+            let TrainingConfig { batch, tokens, accumulation, schedule, .. } = config;
+            let has = format!("{batch} × {tokens} × {accumulation} × {}", schedule.steps);
+            let setting = "batch × tokens × accumulation × steps";
+            return Err(Error::setting(setting, has, "less than 2⁶³, which is what can be counted"));
+        }
         let mut parameters = Parameters::new(config.seed);
         let model = LanguageModel::new(&mut parameters, model)?;
         let context = match model.config().context {
@@ -191,6 +206,19 @@ impl Trainer {
     /// The text is shorter than a window, a token is beyond the vocabulary, or a gradient is no finite number and the run shall stop
     /// for that: then nothing has changed.
     pub fn step(&mut self, text: &[u32]) -> Result<StepReport, Error> {
+        Ok(self.step_while(text, &mut |_, _| true)?.expect("nothing has ended it"))
+    }
+
+    /// The same, asking before each batch with those that are done and those that there are, whether to go on. Where it is not to,
+    /// nothing is given, and nothing has changed.
+    ///
+    /// # Errors
+    /// As [`Trainer::step`].
+    pub fn step_while(
+        &mut self,
+        text: &[u32],
+        go_on: &mut dyn FnMut(usize, usize) -> bool,
+    ) -> Result<Option<StepReport>, Error> {
         let TrainingConfig { batch, tokens, accumulation, schedule, recomputation, seed, not_finite, .. } = self.config;
         check_text(text, tokens)?;
         self.gradients.clear();
@@ -198,8 +226,11 @@ impl Trainer {
         self.context.iter_mut().for_each(SharedAttentionContext::forget);
         let mut loss = 0.0;
         let weight = 1.0 / (batch * tokens * accumulation) as f32;
-        for part in 0..accumulation as u64 {
-            let first_sequence = (self.steps * accumulation as u64 + part) * batch as u64;
+        for part in 0..accumulation {
+            if !go_on(part, accumulation) {
+                return Ok(None);
+            }
+            let first_sequence = (self.steps * accumulation as u64 + part as u64) * batch as u64;
             self.rows.clear();
             for sequence in first_sequence..first_sequence + batch as u64 {
                 let mut random = random(seed, sequence);
@@ -218,7 +249,7 @@ impl Trainer {
         }
         let rate = schedule.at(self.steps);
         let taken = self.optimiser.step(&self.workspace, &mut self.parameters, &self.gradients, rate);
-        let (gradient_length, skipped) = match (taken, not_finite) {
+        let (gradient_norm, skipped) = match (taken, not_finite) {
             (Ok(length), _) => (length, None),
             (Err(Error::NotFinite { name }), NotFinite::Skip) => (f64::NAN, Some(name)),
             (Err(error), _) => return Err(error),
@@ -227,7 +258,7 @@ impl Trainer {
             self.context.iter_mut().for_each(SharedAttentionContext::update);
         }
         self.steps += 1;
-        Ok(StepReport { step: self.steps, loss, gradient_length, rate, skipped })
+        Ok(Some(StepReport { step: self.steps, loss, gradient_norm, rate, skipped }))
     }
 
     /// The mean loss over up to `windows` windows evenly over `text`: always the same ones, masked in the same way.
@@ -294,9 +325,13 @@ impl Trainer {
     /// A file cannot be read, or is of another model; then nothing has changed.
     pub fn restore(&mut self, model: &Path, state: &Path) -> Result<(), Error> {
         let (model, stored) = (StoredTensors::read(model)?, StoredTensors::read(state)?);
+        check_tensors(&model, &self.parameters, self.model.config())?;
         let len = [self.optimiser.moments()[0].len()];
         let moments = [stored.get("first", &len)?, stored.get("second", &len)?];
         let [steps, taken] = [stored.number("steps")?, stored.number("optimiser_steps")?];
+        if self.config.tokens_of(steps).is_none() {
+            return Err(stored.refused(format!("is of step {steps}, and the tokens of as many cannot be counted")));
+        }
         let matrix = self.context.as_ref().map(|c| model.get(CONTEXT, &[c.width(), c.width()])).transpose()?;
         self.parameters.take(&model)?;
         if let (Some(context), Some(matrix)) = (&mut self.context, matrix) {
@@ -319,6 +354,7 @@ pub fn load_model(
     let stored = StoredTensors::read(path)?;
     let mut parameters = Parameters::new(0);
     let model = LanguageModel::new(&mut parameters, config)?;
+    check_tensors(&stored, &parameters, &config)?;
     parameters.take(&stored)?;
     let context = match config.context {
         ContextUse::None => None,
@@ -329,6 +365,19 @@ pub fn load_model(
         }
     };
     Ok((model, parameters, context))
+}
+
+/// Refuses a file that lacks a tensor of the model, has one in another shape, or has one that the model does not.
+fn check_tensors(stored: &StoredTensors, parameters: &Parameters, config: &LanguageConfig) -> Result<(), Error> {
+    for (name, shape, _) in parameters.entries() {
+        stored.get(name, shape)?;
+    }
+    let shared = config.context == ContextUse::Shared;
+    let mut others = stored.names().filter(|&name| parameters.get(name).is_none() && !(shared && name == CONTEXT));
+    match others.next() {
+        Some(name) => Err(stored.refused(format!("has `{name}`, which the model does not"))),
+        None => Ok(()),
+    }
 }
 
 fn check_text(text: &[u32], tokens: usize) -> Result<(), Error> {

@@ -8,7 +8,7 @@ use regard_simd::Isa;
 use regard_threads::Pool;
 
 use crate::rotary::Turns;
-use crate::{Error, Parameters};
+use crate::{Error, Parameters, Precision};
 
 /// Plans that are kept; more shapes than these in turns are planned again.
 const PLANS: usize = 64;
@@ -19,6 +19,7 @@ const PLANS: usize = 64;
 pub struct Workspace {
     kernels: Kernels,
     pool: &'static Pool,
+    precision: Precision,
     tape: Arena,
     scratch: Arena,
     plans: Plans,
@@ -40,11 +41,20 @@ impl Workspace {
         Workspace {
             kernels: Kernels::new(isa),
             pool,
+            precision: Precision::F32,
             tape: Arena::new(),
             scratch: Arena::new(),
             plans: Plans::default(),
             turns: Turns::default(),
         }
+    }
+
+    /// The same, with the products of linear layers and of logits, forward and backward, in another precision than f32. Parameters,
+    /// gradients and all else stay in f32, and so does what products are made of and add up to; bf16 has the range of f32, so
+    /// that losses need no scale.
+    #[must_use]
+    pub fn with_precision(self, precision: Precision) -> Workspace {
+        Workspace { precision, ..self }
     }
 
     /// A pass over these parameters: the tape, in which `need` can be taken, and all else that layers work with.
@@ -57,9 +67,9 @@ impl Workspace {
         mode: Mode,
         need: Need,
     ) -> Result<(Frame<'w>, Pass<'w>), Error> {
-        let Workspace { kernels, pool, tape, scratch, plans, turns } = self;
+        let Workspace { kernels, pool, precision, tape, scratch, plans, turns } = self;
         let tape = tape.frame(need)?;
-        Ok((tape, Pass { parameters, kernels: *kernels, pool, mode, scratch, plans, turns }))
+        Ok((tape, Pass { parameters, kernels: *kernels, pool, precision: *precision, mode, scratch, plans, turns }))
     }
 
     /// The instruction set's kernels, and the threads.
@@ -93,6 +103,8 @@ pub struct Pass<'w> {
     pub(crate) parameters: &'w Parameters,
     pub(crate) kernels: Kernels,
     pub(crate) pool: &'w Pool,
+    /// Of products.
+    pub(crate) precision: Precision,
     pub(crate) mode: Mode,
     pub(crate) scratch: &'w mut Arena,
     pub(crate) plans: &'w mut Plans,

@@ -1,8 +1,10 @@
 //! After the first step at a shape, steps of training allocate nothing.
 
+use std::time::Duration;
+
 use regard_layers::{
-    ContextUse, Head, LanguageConfig, LinearRule, MixerKind, NotFinite, Objective, OptimiserConfig, Recomputation,
-    Schedule, Trainer, TrainingConfig, Workspace,
+    ContextUse, Head, LanguageConfig, LinearRule, MixerKind, NotFinite, Objective, OptimiserConfig, Precision,
+    Recomputation, Schedule, Trainer, TrainingConfig, Workspace,
 };
 use regard_memory::CountingAllocator;
 use regard_simd::Isa;
@@ -41,7 +43,7 @@ fn config(mixer: MixerKind, objective: Objective) -> LanguageConfig {
 }
 
 /// How many blocks of memory the steps after the first take. Nothing else runs meanwhile: this is the only test of its program.
-fn taken(config: LanguageConfig, recomputation: Recomputation, pool: &'static Pool) -> u64 {
+fn taken(config: LanguageConfig, recomputation: Recomputation, precision: Precision, pool: &'static Pool) -> u64 {
     let training = TrainingConfig {
         batch: 2,
         tokens: 80,
@@ -52,7 +54,8 @@ fn taken(config: LanguageConfig, recomputation: Recomputation, pool: &'static Po
         seed: 3,
         not_finite: NotFinite::Stop,
     };
-    let mut trainer = Trainer::new(config, training, Workspace::on(Isa::best(), pool)).unwrap();
+    let mut trainer =
+        Trainer::new(config, training, Workspace::on(Isa::best(), pool).with_precision(precision)).unwrap();
     let text: Vec<u32> = (0..500u32).map(|i| i * i % 59).collect();
     let before = ALLOCATOR.taken();
     let first = trainer.step(&text).unwrap();
@@ -64,17 +67,37 @@ fn taken(config: LanguageConfig, recomputation: Recomputation, pool: &'static Po
     taken
 }
 
+/// Waits until threads that begin, the pool's and the test harness's, have allocated what they do at first.
+fn settle() {
+    let mut before = ALLOCATOR.taken();
+    loop {
+        std::thread::sleep(Duration::from_millis(100));
+        let after = ALLOCATOR.taken();
+        if after.since(before).allocations == 0 {
+            return;
+        }
+        before = after;
+    }
+}
+
 #[test]
 fn steps_after_the_first_allocate_nothing() {
     for threads in [1, 2] {
         let pool: &'static Pool = Box::leak(Box::new(Pool::new(threads).unwrap()));
+        settle();
         for mixer in MIXERS {
             for recomputation in [Recomputation::None, Recomputation::Blocks] {
-                let taken = taken(config(mixer, Objective::Causal), recomputation, pool);
-                assert_eq!(taken, 0, "{mixer:?}, {recomputation:?}, {threads} threads");
+                for precision in [Precision::F32, Precision::Bf16] {
+                    let taken = taken(config(mixer, Objective::Causal), recomputation, precision, pool);
+                    assert_eq!(taken, 0, "{mixer:?}, {recomputation:?}, {precision:?}, {threads} threads");
+                }
             }
         }
-        let taken = taken(config(MixerKind::Softmax, Objective::Denoising), Recomputation::None, pool);
-        assert_eq!(taken, 0, "denoising, {threads} threads");
+        for mixer in [MixerKind::Softmax, MixerKind::Linear(LinearRule::Plain)] {
+            for recomputation in [Recomputation::None, Recomputation::Blocks] {
+                let taken = taken(config(mixer, Objective::Denoising), recomputation, Precision::F32, pool);
+                assert_eq!(taken, 0, "denoising with {mixer:?}, {recomputation:?}, {threads} threads");
+            }
+        }
     }
 }

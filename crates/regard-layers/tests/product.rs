@@ -6,9 +6,10 @@ use std::ops::Range;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use half::bf16;
 use proptest::prelude::*;
 use regard_kernels::Kernels;
-use regard_layers::{Before, Error, Side, multiply, product_need};
+use regard_layers::{Before, Error, Multiplier, Precision, Side};
 use regard_memory::{Arena, Rows, RowsMut, each_of};
 use regard_oracle::numbers;
 use regard_simd::Isa;
@@ -38,8 +39,8 @@ impl Matrix {
         if self.transposed { j * self.stride + i } else { i * self.stride + j }
     }
 
-    fn at(&self, i: usize, j: usize) -> f64 {
-        f64::from(self.data[self.place(i, j)])
+    fn at(&self, i: usize, j: usize) -> f32 {
+        self.data[self.place(i, j)]
     }
 
     fn side(&self) -> Side<'_> {
@@ -59,7 +60,10 @@ struct Problem {
     c: Matrix,
     bias: Vec<f32>,
     before: usize,
+    precision: Precision,
 }
+
+const PRECISIONS: [Precision; 2] = [Precision::F32, Precision::Bf16];
 
 impl Problem {
     fn new([m, n, k]: [usize; 3], [a, b]: [bool; 2], gap: usize, before: usize, seed: u64) -> Problem {
@@ -68,7 +72,8 @@ impl Problem {
             row[n..].fill(UNTOUCHED);
         }
         let (a, b) = (Matrix::new(seed ^ 1, (m, k), gap, a), Matrix::new(seed ^ 2, (k, n), gap / 2, b));
-        Problem { m, n, k, a, b, c, bias: numbers(seed ^ 4, n), before }
+        let precision = Precision::F32;
+        Problem { m, n, k, a, b, c, bias: numbers(seed ^ 4, n), before, precision }
     }
 
     fn before(&self) -> Before<'_> {
@@ -78,21 +83,30 @@ impl Problem {
     /// What the result's memory holds afterwards.
     fn run(&self, isa: Isa, threads: usize) -> Vec<f32> {
         let (pool, mut arena, mut c) = (Pool::new(threads).expect("threads"), Arena::new(), self.c.data.clone());
-        let mut frame = arena.frame(product_need(self.m, self.n, self.k, threads)).expect("memory");
+        let multiplier = Multiplier::new(Kernels::new(isa), &pool).with_precision(self.precision);
+        let mut frame = arena.frame(multiplier.need(self.m, self.n, self.k)).expect("memory");
         let out = RowsMut::new(&mut c, self.m, self.n, self.c.stride).expect("a view");
-        multiply(Kernels::new(isa), &pool, self.a.side(), self.b.side(), self.before(), out, &mut frame).expect("fits");
+        multiplier.multiply(self.a.side(), self.b.side(), self.before(), out, &mut frame).expect("fits");
         c
+    }
+
+    /// An element of a side as it is multiplied.
+    fn rounded(&self, x: f32) -> f64 {
+        match self.precision {
+            Precision::F32 => x.into(),
+            Precision::Bf16 => bf16::from_f32(x).to_f64(),
+        }
     }
 
     /// An element, and the sum of the magnitudes that it is made of.
     fn exact(&self, i: usize, j: usize) -> (f64, f64) {
         let begun = match self.before() {
             Before::Replaced => 0.0,
-            Before::Kept => self.c.at(i, j),
+            Before::Kept => self.c.at(i, j).into(),
             Before::Bias(bias) => f64::from(bias[j]),
         };
         (0..self.k).fold((begun, begun.abs()), |(sum, size), step| {
-            let product = self.a.at(i, step) * self.b.at(step, j);
+            let product = self.rounded(self.a.at(i, step)) * self.rounded(self.b.at(step, j));
             (sum + product, size + product.abs())
         })
     }
@@ -156,12 +170,16 @@ fn size() -> impl Strategy<Value = usize> {
 }
 
 fn problems(sizes: impl Strategy<Value = [usize; 3]>) -> impl Strategy<Value = Problem> {
-    (sizes, any::<[bool; 2]>(), 0..=5_usize, 0..3_usize, any::<u64>())
-        .prop_map(|(sizes, transposed, gap, before, seed)| Problem::new(sizes, transposed, gap, before, seed))
+    (sizes, any::<[bool; 2]>(), 0..=5_usize, 0..3_usize, any::<u64>(), prop::sample::select(&PRECISIONS)).prop_map(
+        |(sizes, transposed, gap, before, seed, precision)| Problem {
+            precision,
+            ..Problem::new(sizes, transposed, gap, before, seed)
+        },
+    )
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(100) })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(200) })]
 
     #[test]
     fn products_are_sums(problem in problems([size(), size(), size()])) {
@@ -210,9 +228,11 @@ proptest! {
 fn large_products_are_sums() {
     for (seed, sizes) in [[900, 65, 130], [65, 500, 900], [300, 449, 401]].into_iter().enumerate() {
         for transposed in [[false, false], [false, true], [true, false], [true, true]] {
-            let problem = Problem::new(sizes, transposed, 3, seed, seed as u64);
-            problem.check(Isa::best()).expect("sums");
-            problem.check_bits(Isa::best(), 29..42).expect("bits");
+            for precision in PRECISIONS {
+                let problem = Problem { precision, ..Problem::new(sizes, transposed, 3, seed, seed as u64) };
+                problem.check(Isa::best()).expect("sums");
+                problem.check_bits(Isa::best(), 29..42).expect("bits");
+            }
         }
     }
 }
@@ -223,9 +243,10 @@ fn shapes_that_do_not_fit_are_named() {
     let view = |rows, cols| Rows::new(&data, rows, cols, cols).expect("a view");
     let try_it = |a: Side<'_>, b: Side<'_>, (rows, cols), before: Before<'_>| {
         let (pool, mut arena, mut c) = (Pool::new(1).expect("a pool"), Arena::new(), vec![0.0; 100]);
-        let mut frame = arena.frame(product_need(9, 9, 9, 1)).expect("memory");
+        let multiplier = Multiplier::new(Kernels::new(Isa::best()), &pool);
+        let mut frame = arena.frame(multiplier.need(9, 9, 9)).expect("memory");
         let c = RowsMut::new(&mut c, rows, cols, cols).expect("a view");
-        match multiply(Kernels::new(Isa::best()), &pool, a, b, before, c, &mut frame) {
+        match multiplier.multiply(a, b, before, c, &mut frame) {
             Err(Error::Shape { tensor, has, expected }) => format!("{tensor} {has:?}, {expected}"),
             other => panic!("{other:?}"),
         }
@@ -283,17 +304,19 @@ fn calls_allocate_nothing() {
     for transposed in [[false, false], [false, true], [true, false]] {
         let problem = Problem::new([300, 65, 400], transposed, 1, 2, 1);
         let mut c = problem.c.data.clone();
-        let mut call = || {
-            let mut frame = arena.frame(product_need(300, 65, 400, 2)).expect("memory");
-            let c = RowsMut::new(&mut c, 300, 65, 66).expect("a view");
-            multiply(kernels, &pool, problem.a.side(), problem.b.side(), problem.before(), c, &mut frame)
-                .expect("fits");
-            ALLOCATIONS.load(Ordering::Relaxed)
-        };
-        let first = call();
-        assert!(first > 0, "allocations are counted");
-        for _ in 0..3 {
-            assert_eq!(call(), first);
+        for precision in PRECISIONS {
+            let multiplier = Multiplier::new(kernels, &pool).with_precision(precision);
+            let mut call = || {
+                let mut frame = arena.frame(multiplier.need(300, 65, 400)).expect("memory");
+                let c = RowsMut::new(&mut c, 300, 65, 66).expect("a view");
+                multiplier.multiply(problem.a.side(), problem.b.side(), problem.before(), c, &mut frame).expect("fits");
+                ALLOCATIONS.load(Ordering::Relaxed)
+            };
+            let first = call();
+            assert!(first > 0, "allocations are counted");
+            for _ in 0..3 {
+                assert_eq!(call(), first);
+            }
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use regard_layers::{LanguageModel, Objective, Parameters, SharedAttentionContext, Size, Workspace};
+use regard_layers::{LanguageModel, LanguageState, Objective, Parameters, SharedAttentionContext, Size, Workspace};
 use regard_models::sampling::{Sampler, SamplingOptions};
 
 use crate::error::Error;
@@ -12,6 +12,9 @@ use crate::writer::Source;
 
 /// More rounds than these have a bar.
 const ROUNDS: usize = 64;
+
+/// Tokens of a prompt that are read at a time.
+const PIECE: usize = 512;
 
 /// What computes logits.
 #[derive(Clone, Copy)]
@@ -35,6 +38,8 @@ pub(crate) struct LearnedSource<'m> {
     net: Net<'m>,
     workspace: Workspace,
     sampler: Sampler,
+    /// What the model remembers of the tokens that it has read, where it writes one after the other.
+    state: Option<LanguageState>,
     /// Tokens that the model sees at once.
     context: usize,
     rounds: Rounds,
@@ -42,9 +47,8 @@ pub(crate) struct LearnedSource<'m> {
     tokens: Vec<u32>,
     /// What denoising has written and nobody asked for yet; nothing before it has.
     waiting: Option<VecDeque<u32>>,
-    /// Of the token behind all others, where they are known.
+    /// Of the token behind all that were read.
     logits: Vec<f32>,
-    ready: bool,
 }
 
 impl<'m> LearnedSource<'m> {
@@ -57,8 +61,12 @@ impl<'m> LearnedSource<'m> {
         rounds: Rounds,
     ) -> Result<Self, Error> {
         let sampler = Sampler::new(sampling, net.model.config().vocabulary)?;
-        let (tokens, logits) = (Vec::new(), Vec::new());
-        Ok(LearnedSource { net, workspace, sampler, context, rounds, tokens, waiting: None, logits, ready: false })
+        let state = match net.model.config().objective {
+            Objective::Causal => Some(net.model.state(1, context)?),
+            Objective::Denoising => None,
+        };
+        let (tokens, logits) = (Vec::new(), vec![0.0; net.model.config().vocabulary]);
+        Ok(LearnedSource { net, workspace, sampler, state, context, rounds, tokens, waiting: None, logits })
     }
 
     /// The workspace, to be used again.
@@ -66,31 +74,33 @@ impl<'m> LearnedSource<'m> {
         self.workspace
     }
 
-    fn is_causal(&self) -> bool {
-        self.net.model.config().objective == Objective::Causal
-    }
-
-    /// Lets the model see all tokens.
-    fn see(&mut self) -> Result<(), Error> {
+    /// Lets the model read the tokens that it has not read yet, a piece of them at a time, as long as that is to go on. Gives how
+    /// many they were.
+    fn read_on(
+        &mut self,
+        state: &mut LanguageState,
+        go_on: &mut dyn FnMut(usize, usize) -> bool,
+    ) -> Result<usize, Error> {
         let Net { model, parameters, context } = self.net;
-        let size = Size { batch: 1, tokens: self.tokens.len() };
-        self.logits.resize(model.config().vocabulary, 0.0);
-        model.predict_last(parameters, &mut self.workspace, size, &self.tokens, context, &mut self.logits)?;
-        self.ready = true;
-        Ok(())
+        let new = &self.tokens[state.tokens()..];
+        let mut read = 0;
+        while read < new.len() && go_on(read, new.len()) {
+            let piece = &new[read..new.len().min(read + PIECE)];
+            let size = Size { batch: 1, tokens: piece.len() };
+            model.stream(parameters, &mut self.workspace, size, piece, state, context, &mut self.logits)?;
+            read += piece.len();
+        }
+        Ok(read)
     }
 
     /// The token that follows by the model; none where the context is full.
-    fn follow(&mut self) -> Result<Option<u32>, Error> {
+    fn follow(&mut self, state: &mut LanguageState) -> Result<Option<u32>, Error> {
         // The token behind a full context needs no place in it.
         if self.tokens.is_empty() || self.tokens.len() > self.context {
             return Ok(None);
         }
-        if !self.ready {
-            self.see()?;
-        }
+        self.read_on(state, &mut |_, _| true)?;
         let token = self.sampler.sample(&mut self.logits)?;
-        self.ready = false;
         self.sampler.accept(token);
         self.tokens.push(token);
         Ok(Some(token))
@@ -138,7 +148,7 @@ impl<'m> LearnedSource<'m> {
 }
 
 impl Source for LearnedSource<'_> {
-    fn read_while(&mut self, prompt: &[u32], _go_on: &mut dyn FnMut(usize, usize) -> bool) -> Result<usize, Error> {
+    fn read_while(&mut self, prompt: &[u32], go_on: &mut dyn FnMut(usize, usize) -> bool) -> Result<usize, Error> {
         if prompt.is_empty() {
             return Err(regard_models::Error::NoTokens.into());
         }
@@ -148,15 +158,18 @@ impl Source for LearnedSource<'_> {
         self.sampler.forget();
         prompt.iter().for_each(|&token| self.sampler.accept(token));
         // What denoises sees the prompt together with what it writes.
-        if self.is_causal() {
-            self.see()?;
-        }
-        Ok(if self.is_causal() { prompt.len() } else { 0 })
+        let Some(mut state) = self.state.take() else { return Ok(0) };
+        state.clear();
+        let read = self.read_on(&mut state, go_on);
+        self.state = Some(state);
+        read
     }
 
     fn next_token(&mut self) -> Result<Option<u32>, Error> {
-        if self.is_causal() {
-            return self.follow();
+        if let Some(mut state) = self.state.take() {
+            let token = self.follow(&mut state);
+            self.state = Some(state);
+            return token;
         }
         if self.waiting.is_none() {
             self.waiting = Some(self.unmask()?);

@@ -128,7 +128,7 @@ mod tests {
         let step = |step, loss| Event::Step {
             step,
             loss,
-            gradient_length: None,
+            gradient_norm: None,
             rate: 0.1,
             tokens: 1,
             seconds: 0.1,

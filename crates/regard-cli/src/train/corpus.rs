@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 
 use super::settings::{Goal, Settings};
 use crate::error::Error;
+use crate::output::say;
 use crate::progress;
 
 /// What stands between files, and ends a text.
@@ -20,6 +21,8 @@ pub(crate) const END: &str = "<|endoftext|>";
 pub(crate) const MASK: &str = "<mask>";
 /// Tokens that bpe makes unless told otherwise.
 const VOCABULARY: usize = 2048;
+/// Bytes that learning takes for each token, about.
+const TOKEN_BYTES: u64 = 256;
 /// Text that is cut into tokens at once.
 const PIECE: usize = 1 << 16;
 
@@ -47,10 +50,30 @@ pub(crate) struct Corpus {
     pub(crate) held_out_bytes: usize,
 }
 
+/// Refuses more tokens than text can give, each merge of two being found in it, or memory hold.
+fn check_vocabulary(vocabulary: usize, bytes: usize, special: usize) -> Result<(), Error> {
+    let most = bytes.saturating_add(256 + special);
+    if vocabulary > most {
+        let problem =
+            format!("--vocabulary is {vocabulary}, and a text of {bytes} bytes gives {most} tokens at the most");
+        return Err(Error::Usage(problem));
+    }
+    let needed = (vocabulary as u64).saturating_mul(TOKEN_BYTES);
+    match regard_memory::available() {
+        Some(free) if needed > free => Err(Error::Usage(format!(
+            "--vocabulary is {vocabulary}, which takes {} to learn, and {} of memory are free",
+            DecimalBytes(needed),
+            DecimalBytes(free)
+        ))),
+        _ => Ok(()),
+    }
+}
+
 impl Texts {
     /// Reads files. Each must be a text, and one that says something.
     pub(crate) fn read(paths: &[PathBuf]) -> Result<Texts, Error> {
         let (mut sources, mut texts, mut seen) = (Vec::new(), Vec::new(), BTreeSet::new());
+        let mut total = 0;
         for path in paths {
             let failed = |source| Error::Data { path: path.clone(), problem: unreadable(&source) };
             let place = fs::canonicalize(path).map_err(failed)?;
@@ -62,10 +85,24 @@ impl Texts {
                 let problem = "it is named twice: name it once".to_owned();
                 return Err(Error::Data { path: path.clone(), problem });
             }
+            let about = fs::metadata(&place).map_err(failed)?;
+            if !about.is_file() {
+                let problem = "it is no regular file: write the text to one first".to_owned();
+                return Err(Error::Data { path: path.clone(), problem });
+            }
+            total = about.len().saturating_add(total);
+            if let Some(free) = regard_memory::available().filter(|&free| total > free) {
+                let problem = format!(
+                    "with it there are {} of text, and {} of memory are free: take a part of it",
+                    DecimalBytes(total),
+                    DecimalBytes(free)
+                );
+                return Err(Error::Data { path: path.clone(), problem });
+            }
             let bytes = fs::read(path).map_err(failed)?;
             let sha256 = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
             let len = bytes.len() as u64;
-            let text = String::from_utf8(bytes).map_err(|error| {
+            let mut text = String::from_utf8(bytes).map_err(|error| {
                 let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
                 let line = 1 + valid.iter().filter(|&&byte| byte == b'\n').count();
                 let problem = format!(
@@ -74,6 +111,10 @@ impl Texts {
                 );
                 Error::Data { path: path.clone(), problem }
             })?;
+            // A byte order mark is no text.
+            if text.starts_with('\u{feff}') {
+                text.drain(..'\u{feff}'.len_utf8());
+            }
             if text.trim().is_empty() {
                 let problem = "there is no text in it: leave it out, or name another".to_owned();
                 return Err(Error::Data { path: path.clone(), problem });
@@ -128,6 +169,9 @@ impl Texts {
                 let learned = self.texts.iter().map(|text| &text[..Self::learned_bytes(text, settings)]);
                 let pieces: Vec<&str> = learned.flat_map(pieces).collect();
                 let vocabulary = settings.vocabulary.map_or(VOCABULARY, |vocabulary| vocabulary.get());
+                if settings.vocabulary.is_some() {
+                    check_vocabulary(vocabulary, pieces.iter().map(|piece| piece.len()).sum(), special.len())?;
+                }
                 let json = learn(pieces, vocabulary, &special)?;
                 waiting.finish_and_clear();
                 Ok(json)
@@ -154,8 +198,10 @@ impl Texts {
         let own = ["byte", "bpe"].contains(&settings.tokenizer.as_str());
         let end = tokenizer.token_id(END).or(tokenizer.eos());
         let mut corpus = Corpus { learned: Vec::new(), held_out: Vec::new(), held_out_bytes: 0 };
+        let mut lengths = Vec::with_capacity(self.texts.len());
         for text in &self.texts {
             let (learned, held_out) = text.split_at(Self::learned_bytes(text, settings));
+            let before = corpus.learned.len();
             corpus.held_out_bytes += held_out.len();
             for (part, tokens) in [(learned, &mut corpus.learned), (held_out, &mut corpus.held_out)] {
                 if part.is_empty() {
@@ -173,9 +219,20 @@ impl Texts {
                     tokens.extend(tokenizer.encode(part, Special::AsText)?);
                 }
             }
+            let between = usize::from(before > 0 && end.is_some());
+            lengths.push((corpus.learned.len() - before).saturating_sub(between));
         }
         waiting.finish_and_clear();
         self.check_lengths(&corpus, settings)?;
+        for (source, tokens) in self.sources.iter().zip(lengths).filter(|(_, tokens)| *tokens <= settings.context.get())
+        {
+            let context = settings.context.get();
+            say!(
+                "{}: {tokens} tokens to learn from, and a window takes {}: its windows reach into other files",
+                source.path.display(),
+                context.saturating_add(1)
+            );
+        }
         Ok(corpus)
     }
 

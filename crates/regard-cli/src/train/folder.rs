@@ -1,5 +1,6 @@
 //! The folder of a run: checkpoints that are there whole or not at all.
 
+use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -14,6 +15,7 @@ use super::settings::Settings;
 use crate::error::Error;
 use crate::learned::{Description, WEIGHTS};
 use crate::output::say;
+use crate::save;
 
 const STATE: &str = "state.safetensors";
 const RECORD: &str = "training.json";
@@ -44,6 +46,8 @@ pub(crate) struct Checkpoint {
     pub(crate) record: Record,
     /// Its tokenizer.json.
     pub(crate) tokenizer: String,
+    /// The name of the one before it.
+    before: Option<String>,
 }
 
 impl RunFolder {
@@ -85,9 +89,13 @@ impl RunFolder {
     /// Removes what was being written when a run was killed.
     pub(crate) fn sweep(&self) -> Result<(), Error> {
         for (name, path) in self.entries()? {
-            if name.starts_with("step-") && name.ends_with(PART) {
-                fs::remove_dir_all(&path).map_err(|source| Error::Save { path, source })?;
-            }
+            let removed = match &*name {
+                name if name.starts_with("step-") && name.ends_with(PART) => fs::remove_dir_all(&path),
+                // The chart.
+                name if name.starts_with(save::BESIDE) => fs::remove_file(&path),
+                _ => Ok(()),
+            };
+            removed.map_err(|source| Error::Save { path, source })?;
         }
         Ok(())
     }
@@ -121,21 +129,20 @@ impl RunFolder {
     /// # Errors
     /// There is none, or it cannot be read.
     pub(crate) fn last(&self) -> Result<Checkpoint, Error> {
-        let Some(&step) = self.steps()?.last() else {
+        let steps = self.steps()?;
+        let Some(&step) = steps.last() else {
             let problem =
                 "there is no checkpoint in it to go on from: leave --resume out to begin, or name another --out";
             return Err(self.refused(problem.to_owned()));
         };
         let path = self.checkpoint(step);
-        let text = |name: &str| {
-            let path = path.join(name);
-            fs::read_to_string(&path).map_err(|source| Error::Read { path, source })
-        };
-        let record = serde_json::from_str(&text(RECORD)?).map_err(|error| {
-            let problem = format!("{RECORD}: {error}: remove this checkpoint to go on from the one before it");
-            Error::Run { folder: path.clone(), problem }
-        })?;
-        Ok(Checkpoint { record, tokenizer: text(TOKENIZER)?, path })
+        let before = steps.len().checked_sub(2).map(|at| format!("step-{:06}", steps[at]));
+        let damaged = |name: &str, problem: &dyn fmt::Display| damaged(&path, before.as_deref(), name, problem);
+        let text = |name: &str| fs::read_to_string(path.join(name)).map_err(|error| damaged(name, &error));
+        let record = serde_json::from_str(&text(RECORD)?).map_err(|error| damaged(RECORD, &error))?;
+        let tokenizer = text(TOKENIZER)?;
+        Tokenizer::from_json(&tokenizer, TOKENIZER).map_err(|error| damaged(TOKENIZER, &error))?;
+        Ok(Checkpoint { record, tokenizer, path, before })
     }
 
     /// Writes a checkpoint: into a folder beside it, through to the disk, then under its name; then the link leads to it, and
@@ -156,12 +163,34 @@ impl RunFolder {
             settings: settings.clone(),
             data: data.to_vec(),
         };
-        let description = Description { config: *trainer.model().config(), limit: settings.context.get() };
         let failed = |source| Error::Save { path: path.clone(), source };
         match fs::remove_dir_all(&part) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
             _ => fs::create_dir(&part).map_err(failed)?,
         }
+        let written = self.write(&part, trainer, settings, (json, tokenizer), &record);
+        if written.is_err() {
+            // What is half written helps nobody, and takes room where there may be none.
+            let _ = fs::remove_dir_all(&part);
+        }
+        written?;
+        let renamed = sync_folder(&part).and_then(|()| fs::rename(&part, &path));
+        renamed.and_then(|()| sync_folder(&self.path)).map_err(failed)?;
+        self.link(step)?;
+        self.thin(settings.keep.get())?;
+        Ok(path)
+    }
+
+    /// Writes the files of a checkpoint into a folder.
+    fn write(
+        &self,
+        part: &Path,
+        trainer: &Trainer,
+        settings: &Settings,
+        (json, tokenizer): (&str, &Tokenizer),
+        record: &Record,
+    ) -> Result<(), Error> {
+        let description = Description { config: *trainer.model().config(), limit: settings.context.get() };
         trainer.save_model(&part.join(WEIGHTS))?;
         trainer.save_state(&part.join(STATE))?;
         let eos = tokenizer.token_id(END).or(tokenizer.eos());
@@ -172,13 +201,10 @@ impl RunFolder {
             ("generation_config.json", pretty(&generation_config([tokenizer.bos(), eos]))),
             (RECORD, pretty(&json!(record))),
         ] {
-            write_through(&part.join(name), &text).map_err(failed)?;
+            let path = part.join(name);
+            write_through(&path, &text).map_err(|source| Error::Save { path, source })?;
         }
-        let renamed = sync_folder(&part).and_then(|()| fs::rename(&part, &path));
-        renamed.and_then(|()| sync_folder(&self.path)).map_err(failed)?;
-        self.link(step)?;
-        self.thin(settings.keep.get())?;
-        Ok(path)
+        Ok(())
     }
 
     /// Lets the link lead to a step's checkpoint.
@@ -205,15 +231,27 @@ impl RunFolder {
 impl Checkpoint {
     /// Lets `trainer` go on from here.
     pub(crate) fn restore(&self, trainer: &mut Trainer) -> Result<(), Error> {
-        trainer.restore(&self.path.join(WEIGHTS), &self.path.join(STATE))?;
+        let damaged = |problem: &dyn fmt::Display| {
+            let name = format!("{WEIGHTS} or {STATE}");
+            damaged(&self.path, self.before.as_deref(), &name, problem)
+        };
+        trainer.restore(&self.path.join(WEIGHTS), &self.path.join(STATE)).map_err(|error| damaged(&error))?;
         if trainer.steps() != self.record.step {
             let (state, record) = (trainer.steps(), self.record.step);
-            let problem = format!("{STATE} is of step {state}, and {RECORD} of step {record}");
-            return Err(Error::Run { folder: self.path.clone(), problem });
+            return Err(damaged(&format!("the state is of step {state}, and {RECORD} of step {record}")));
         }
         say!("going on from {}", self.path.display());
         Ok(())
     }
+}
+
+/// A checkpoint that no run can go on from, and the way out.
+fn damaged(path: &Path, before: Option<&str>, name: &str, problem: &dyn fmt::Display) -> Error {
+    let way_out = match before {
+        Some(before) => format!("remove this folder to go on from {before}"),
+        None => "there is none before it: begin another run with another --out".to_owned(),
+    };
+    Error::Run { folder: path.to_path_buf(), problem: format!("{name} is damaged: {problem}; {way_out}") }
 }
 
 /// What transformers makes a tokeniser of, beside tokenizer.json.

@@ -18,7 +18,7 @@ pub(crate) enum Event {
         /// Before the step, in nats a token.
         loss: Option<f64>,
         /// Of all gradients before they were clipped.
-        gradient_length: Option<f64>,
+        gradient_norm: Option<f64>,
         rate: f32,
         tokens: u64,
         seconds: f64,

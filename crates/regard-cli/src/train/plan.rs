@@ -1,8 +1,9 @@
 //! What a run takes, before it begins.
 
 use std::fmt;
+use std::time::Duration;
 
-use indicatif::{DecimalBytes, HumanCount};
+use indicatif::{DecimalBytes, HumanCount, HumanDuration};
 use regard_layers::{Head, LanguageConfig, MixerKind, Objective, Recomputation, Size, Trainer, TrainingConfig};
 
 use super::settings::Settings;
@@ -92,14 +93,24 @@ impl Plan {
             (
                 "a step",
                 format!(
-                    "{} tokens, about {:.1} GFLOP, {seconds_of_step:.2} s here",
+                    "{} tokens, about {:.1} GFLOP, {} here",
                     HumanCount(self.tokens_of_step),
-                    self.operations_of_step / 1e9
+                    self.operations_of_step / 1e9,
+                    lasting(seconds_of_step)
                 ),
             ),
-            ("the run", format!("{steps} steps, about {:.1} minutes", seconds_of_step * steps as f64 / 60.0)),
+            ("the run", format!("{steps} steps, {}", lasting(seconds_of_step * steps as f64))),
         ];
         rows.map(|(name, value)| format!("{name:<15}{value}")).join("\n")
+    }
+}
+
+/// A time as people say it.
+fn lasting(seconds: f64) -> String {
+    match Duration::try_from_secs_f64(seconds) {
+        Ok(_) if seconds < 60.0 => format!("{seconds:.2} s"),
+        Ok(time) => format!("about {}", HumanDuration(time)),
+        Err(_) => "longer than can be counted".to_owned(),
     }
 }
 

@@ -6,8 +6,8 @@ use std::str::FromStr;
 
 use clap::ValueEnum;
 use regard_layers::{
-    ContextUse, Head, LanguageConfig, LinearRule, MixerKind, NotFinite, Objective, OptimiserConfig, Recomputation,
-    Schedule, TrainingConfig,
+    ContextUse, Head, LanguageConfig, LinearRule, MixerKind, NotFinite, Objective, OptimiserConfig, Precision,
+    Recomputation, Schedule, TrainingConfig,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -89,7 +89,7 @@ settings! {
         betas: Betas = "0.9,0.95", "B1,B2", "What AdamW's moments keep of themselves";
         seed: u64 = 0, "N", "Key of all that is drawn: first weights, windows, masks, dropout, samples";
         not_finite: OnNotFinite = "stop", "WHAT", "What to do about gradients that are no finite numbers";
-        dtype: Dtype = "f32", "DTYPE", "What is computed in";
+        dtype: Dtype = "f32", "DTYPE", "What products of linear layers multiply; all else is in f32";
         eval_every: u64 = 100, "N", "Steps between evaluations; 0 for one at the end only";
         eval_windows: NonZeroUsize = 64, "N", "Windows of an evaluation, evenly over what is held out";
         save_every: u64 = 100, "N", "Steps between checkpoints; 0 for one at the end only";
@@ -207,12 +207,14 @@ pub(crate) enum OnNotFinite {
     Skip,
 }
 
-/// What is computed in.
+/// What products of linear layers multiply, by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Dtype {
     /// Numbers of 32 bits
     F32,
+    /// Both sides rounded to the 16 bits of bf16, summed in f32
+    Bf16,
 }
 
 /// A number that is neither infinite nor none, which JSON would not have.
@@ -339,6 +341,27 @@ impl Settings {
         if !heads.is_multiple_of(kv_heads) {
             return refuse(format!("--kv-heads {kv_heads} does not divide --heads {heads}: each serves as many"));
         }
+        if self.mixer == Mixer::StateSpace {
+            if self.kv_heads.is_some() {
+                return refuse("--kv-heads is of attention, and --mixer state-space has none: leave it out".to_owned());
+            }
+            if !width.saturating_mul(2).is_multiple_of(head_dim) {
+                return refuse(format!(
+                    "--mixer state-space makes heads of {head_dim} of twice --width {width}, and {head_dim} does not divide \
+                     {}: give another --head-dim",
+                    width.saturating_mul(2)
+                ));
+            }
+        }
+        let [steps, batch, context, accumulate] =
+            [self.steps, self.batch, self.context, self.accumulate].map(|count| count.get() as u64);
+        let all = [batch, context, accumulate].into_iter().try_fold(steps, u64::checked_mul);
+        if all.is_none_or(|tokens| tokens > i64::MAX as u64) {
+            return refuse(format!(
+                "--steps {steps} of --accumulate {accumulate} times --batch {batch} windows of --context {context} are more \
+                 tokens than can be counted"
+            ));
+        }
         if self.objective == Goal::Denoising && !matches!(self.mixer, Mixer::Softmax | Mixer::Plain) {
             let mixer = self.mixer.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned());
             return refuse(format!(
@@ -368,7 +391,7 @@ impl Settings {
             heads,
             kv_heads: self.kv_heads.map_or(heads, NonZeroUsize::get),
             head_dim: self.head_dim.map_or(width / heads, NonZeroUsize::get),
-            hidden: self.hidden.map_or((width * 8 / 3).next_multiple_of(32), NonZeroUsize::get),
+            hidden: self.hidden.map_or((width / 3 * 8 + width % 3 * 8 / 3).next_multiple_of(32), NonZeroUsize::get),
             mixer: self.mixer.kind(),
             objective: self.objective.objective(),
             eps: 1e-5,
@@ -379,6 +402,14 @@ impl Settings {
             },
             context: if self.shared_context { ContextUse::Shared } else { ContextUse::None },
             dropout: self.dropout.0 as f32,
+        }
+    }
+
+    /// What its products are computed in.
+    pub(crate) fn precision(&self) -> Precision {
+        match self.dtype {
+            Dtype::F32 => Precision::F32,
+            Dtype::Bf16 => Precision::Bf16,
         }
     }
 
@@ -438,12 +469,15 @@ mod tests {
     fn what_is_given_takes_the_place_of_what_is_usual() {
         let usual = Settings::new(&options("")).unwrap();
         assert_eq!((usual.width.get(), usual.mixer, usual.recompute), (128, Mixer::Softmax, false));
-        let settings =
-            Settings::new(&options("--width 96 --heads 3 --mixer gated-delta --betas 0.8,0.9 --recompute")).unwrap();
+        let settings = Settings::new(&options(
+            "--width 96 --heads 3 --mixer gated-delta --betas 0.8,0.9 --recompute --dtype bf16",
+        ))
+        .unwrap();
         let model = settings.model(257);
         assert_eq!((model.head_dim, model.hidden, model.kv_heads), (32, 256, 3));
         assert_eq!(model.mixer, MixerKind::Linear(LinearRule::GatedDelta));
         assert_eq!(settings.training().optimiser.betas, [0.8, 0.9]);
+        assert_eq!([usual, settings].map(|settings| settings.precision()), [Precision::F32, Precision::Bf16]);
     }
 
     #[test]
@@ -455,5 +489,18 @@ mod tests {
         assert_eq!((on.save_every, on.keep.get(), on.seed), (7, 3, 5));
         let refused = again.go_on(&options("--rate 0.2"), "runs").unwrap_err().to_string();
         assert!(refused.contains("--rate is 0.2") && refused.contains("begun with 0.1"), "{refused}");
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_by_the_names_of_options() {
+        for (line, said) in [
+            ("--mixer state-space --kv-heads 2", "--kv-heads"),
+            ("--mixer state-space --head-dim 5", "--head-dim"),
+            ("--accumulate 999999999999999999", "--accumulate 999999999999999999"),
+            ("--steps 18446744073709551615", "--steps 18446744073709551615"),
+        ] {
+            let refused = Settings::new(&options(line)).unwrap_err().to_string();
+            assert!(refused.contains(said), "{line}: {refused}");
+        }
     }
 }

@@ -1,10 +1,11 @@
 //! Keys and values of multi-head attention that were projected before.
 
-use regard_attention::{Cache, CacheDtype, Outputs, Terms};
-use regard_memory::{Frame, Need, Rows, RowsMut, Tensor, TensorMut};
+use regard_attention::Terms;
+use regard_memory::{Frame, Need, Rows};
 
 use super::weights::Part;
 use super::{KeyHeads, MultiHeadAttention, MultiHeadConfig};
+use crate::key_cache::KeyCache;
 use crate::layer::check_rows;
 use crate::{Error, Pass, Size};
 
@@ -14,7 +15,7 @@ use crate::{Error, Pass, Size};
 /// There is no backward pass through it.
 #[derive(Debug)]
 pub struct MultiHeadCache {
-    caches: Vec<Cache>,
+    cache: KeyCache,
     pub(super) heads: KeyHeads,
     holds: Option<Holds>,
 }
@@ -47,19 +48,18 @@ impl MultiHeadCache {
         capacity: usize,
     ) -> Result<MultiHeadCache, Error> {
         let &MultiHeadConfig { dim_k, dim_v, .. } = layer.config();
-        let cache = |_| Cache::new(CacheDtype::F32, layer.kv_heads(heads), dim_k, dim_v, capacity);
-        let caches = (0..batch).map(cache).collect::<Result<_, _>>()?;
-        Ok(MultiHeadCache { caches, heads, holds: None })
+        let cache = KeyCache::new(layer.kv_heads(heads), [dim_k, dim_v], batch, capacity)?;
+        Ok(MultiHeadCache { cache, heads, holds: None })
     }
 
     /// Sequences.
     pub fn batch(&self) -> usize {
-        self.caches.len()
+        self.cache.batch()
     }
 
     /// Tokens of each sequence that it holds.
     pub fn len(&self) -> usize {
-        self.caches.first().map_or(0, Cache::len)
+        self.cache.len()
     }
 
     /// Whether it holds no token.
@@ -69,20 +69,13 @@ impl MultiHeadCache {
 
     /// Forgets everything.
     pub fn clear(&mut self) {
-        self.caches.iter_mut().for_each(|cache| cache.truncate(0));
+        self.cache.clear();
         self.holds = None;
     }
 
     fn check(&self, size: Size, layer: &MultiHeadAttention, wanted: Holds) -> Result<(), Error> {
-        if size.batch != self.batch() {
-            return Err(Error::setting("batch", size.batch, format!("{}, as of the cache", self.batch())));
-        }
-        let (kv_heads, &MultiHeadConfig { dim_k, dim_v, .. }) = (layer.kv_heads(self.heads), layer.config());
-        if let Some(other) = self.caches.iter().find(|c| (c.kv_heads(), c.dims()) != (kv_heads, [dim_k, dim_v])) {
-            let of = |heads, [k, v]: [usize; 2]| format!("of {heads} heads with keys of {k} and values of {v}");
-            let (has, expected) = (of(other.kv_heads(), other.dims()), of(kv_heads, [dim_k, dim_v]));
-            return Err(Error::setting("cache", has, expected + ", as the layer's"));
-        }
+        let &MultiHeadConfig { dim_k, dim_v, .. } = layer.config();
+        self.cache.check(size, layer.kv_heads(self.heads), [dim_k, dim_v])?;
         match self.holds {
             Some(holds) if holds != wanted => {
                 let expected = format!("one of {}", wanted.name());
@@ -127,22 +120,14 @@ impl MultiHeadAttention {
         let &MultiHeadConfig { inputs, .. } = self.config();
         check_rows("tokens", tokens, size, inputs)?;
         cache.check(size, self, holds)?;
-        if let Some(first) = cache.caches.first().filter(|first| size.tokens > first.capacity() - first.len()) {
-            let (len, capacity, more) = (first.len(), first.capacity(), size.tokens);
-            return Err(regard_attention::Error::CacheFull { len, capacity, more }.into());
-        }
-        let (heads, kv_heads) = (cache.heads, self.kv_heads(cache.heads));
+        cache.cache.check_room(size.tokens)?;
+        let heads = cache.heads;
         let (columns, [_, k_width, _]) = (self.columns(Part::Keys, heads), self.widths(heads));
         let mut frame = frame.scope();
         let projected = frame.take(size.rows() * columns);
         self.project(pass, Rows::contiguous(tokens, size.rows(), inputs)?, Part::Keys, heads, projected)?;
-        for (entry, cache) in cache.caches.iter_mut().enumerate() {
-            let rows = Rows::contiguous(projected, size.rows(), columns)?;
-            let rows = rows.block(entry * size.tokens..(entry + 1) * size.tokens, 0..columns);
-            let (keys, values) = rows.split_columns_at(k_width);
-            let (keys, values) = (Tensor::of_rows(keys, 1, kv_heads)?, Tensor::of_rows(values, 1, kv_heads)?);
-            cache.append(keys, values, pass.kernels.isa(), pass.pool)?;
-        }
+        let (keys, values) = Rows::contiguous(&*projected, size.rows(), columns)?.split_columns_at(k_width);
+        cache.cache.append(pass, size, keys, values)?;
         cache.holds = Some(holds);
         Ok(())
     }
@@ -212,18 +197,8 @@ impl MultiHeadAttention {
         let mut scope = tape.scope();
         let (q, attended) = (scope.take(rows * heads * dim_k), scope.take(rows * heads * dim_v));
         self.project(pass, Rows::contiguous(x, rows, inputs)?, Part::Queries, cache.heads, q)?;
-        let shape = self.shape(Size { batch: 1, ..size }, cache.len(), cache.heads);
         let options = self.options(pass);
-        let (q_each, attended_each) = (size.tokens * heads * dim_k, size.tokens * heads * dim_v);
-        for (entry, cache) in cache.caches.iter().enumerate() {
-            let q = Rows::contiguous(&q[entry * q_each..][..q_each], size.tokens, heads * dim_k)?;
-            let attended = &mut attended[entry * attended_each..][..attended_each];
-            let to = RowsMut::contiguous(attended, size.tokens, heads * dim_v)?;
-            let outputs = Outputs::new(TensorMut::of_rows(to, 1, heads)?);
-            let plan = pass.plans.get(shape, mask, &options)?;
-            let q = Tensor::of_rows(q, 1, heads)?;
-            plan.run_cached(q, &[cache], Terms::default(), outputs, pass.scratch, pass.pool)?;
-        }
+        cache.cache.attend(pass, size, heads, (mask, &options), Terms::default(), q, attended)?;
         self.finish(pass, rows, attended, out)?;
         Ok(out)
     }

@@ -3,7 +3,7 @@
 use ndarray::{Array3, ArrayView3, ArrayView4, Axis};
 use regard_memory::Need;
 
-use super::{KeyHeads, Keys, MultiHeadAttention, MultiHeadCache};
+use super::{KeyHeads, Keys, MultiHeadAttention, MultiHeadCache, MultiHeadConfig};
 use crate::{Error, Mode, Parameters, Size, Workspace};
 
 /// A call of [`MultiHeadAttention`] over arrays, without gradients: of `x` among itself, unless something else is said.
@@ -130,7 +130,7 @@ impl<'a> MultiHeadCall<'a> {
         self
     }
 
-    /// So many sequences at a time: the same results with less memory.
+    /// So many sequences at a time: the same results with less memory. Not over a cache, which is read whole.
     #[must_use]
     pub fn batch_chunk(mut self, sequences: usize) -> Self {
         self.chunk = Some(sequences);
@@ -140,8 +140,8 @@ impl<'a> MultiHeadCall<'a> {
     /// The results `[batch, tokens, outputs]`.
     ///
     /// # Errors
-    /// The shapes do not fit each other, the input cannot be added to results of another width, a chunk has no sequence, or
-    /// nothing was written to the cache.
+    /// The shapes do not fit each other, the input cannot be added to results of another width, a chunk has no sequence or is one
+    /// over a cache, or nothing was written to the cache.
     pub fn run(&self, parameters: &Parameters, workspace: &mut Workspace) -> Result<Array3<f32>, Error> {
         let (layer, (batch, _, inputs)) = (self.layer, self.x.dim());
         let outputs = layer.config.outputs;
@@ -152,18 +152,13 @@ impl<'a> MultiHeadCall<'a> {
                 format!("on {outputs}, the outputs"),
             ));
         }
-        let sources = match &self.source {
-            Source::Memory(memory) => Some(("memory", memory.dim().0)),
-            Source::Given(k, _) if k.dim().0 != batch => Some(("keys", k.dim().0)),
-            Source::Given(_, v) => Some(("values", v.dim().0)),
-            _ => None,
-        };
-        if let Some((tensor, has)) = sources.filter(|&(_, has)| has != batch) {
-            return Err(Error::shape(tensor, &[has], format!("a batch of {batch}, as `x`")));
-        }
+        self.check_source(batch)?;
         let chunk = match (self.chunk, &self.source) {
+            (None, _) => batch.max(1),
             (Some(0), _) => return Err(Error::setting("batch_chunk", 0, "at least 1")),
-            (Some(_), Source::Cache(_)) | (None, _) => batch.max(1),
+            (Some(chunk), Source::Cache(_)) => {
+                return Err(Error::setting("batch_chunk", chunk, "none over a cache, which is read whole"));
+            }
             (Some(chunk), _) => chunk,
         };
         let mut out = Vec::with_capacity(self.x.dim().0 * self.x.dim().1 * outputs);
@@ -179,6 +174,29 @@ impl<'a> MultiHeadCall<'a> {
             out += &self.x;
         }
         Ok(out)
+    }
+
+    /// Refuses a source of other shapes than `x` and the layer have.
+    fn check_source(&self, batch: usize) -> Result<(), Error> {
+        match &self.source {
+            Source::Own | Source::Cache(_) => Ok(()),
+            Source::Memory(memory) if memory.dim().0 == batch => Ok(()),
+            Source::Memory(memory) => {
+                Err(Error::shape("memory", memory.shape(), format!("a batch of {batch}, as `x`")))
+            }
+            Source::Given(k, v) => {
+                let &MultiHeadConfig { dim_k, dim_v, .. } = self.layer.config();
+                let (tokens, kv_heads) = (k.dim().1, self.layer.kv_heads(self.heads));
+                for (tensor, has, dim) in [("keys", k.shape(), dim_k), ("values", v.shape(), dim_v)] {
+                    let expected = [batch, tokens, kv_heads, dim];
+                    if has != expected {
+                        let expected = format!("{expected:?}: [batch of `x`, tokens of the keys, kv_heads, dim]");
+                        return Err(Error::shape(tensor, has, expected));
+                    }
+                }
+                Ok(())
+            }
+        }
     }
 
     /// The results of some sequences.

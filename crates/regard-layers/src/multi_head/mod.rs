@@ -142,10 +142,10 @@ impl MultiHeadAttention {
         let biases = match config.bias {
             Bias::None => None,
             Bias::Learned => Some([
-                scope.add("b_q", &[heads, dim_k], Initial::Constant(0.0))?,
-                scope.add("b_k", &[kv_heads, dim_k], Initial::Constant(0.0))?,
-                scope.add("b_v", &[kv_heads, dim_v], Initial::Constant(0.0))?,
-                scope.add("b_out", &[outputs], Initial::Constant(0.0))?,
+                scope.add_vector("b_q", &[heads, dim_k], Initial::Constant(0.0))?,
+                scope.add_vector("b_k", &[kv_heads, dim_k], Initial::Constant(0.0))?,
+                scope.add_vector("b_v", &[kv_heads, dim_v], Initial::Constant(0.0))?,
+                scope.add_vector("b_out", &[outputs], Initial::Constant(0.0))?,
             ]),
         };
         let dropout = (config.dropout > 0.0)

@@ -3,6 +3,8 @@
 use regard_kernels::{COLUMNS, PANEL, ROWS};
 use regard_memory::Need;
 
+use super::word::Word;
+
 /// Steps of a block at most: a panel of the right side then streams through the tiles from the second-level cache, and six
 /// rows of the left side are 9 KiB of the first.
 const STEPS: usize = 384;
@@ -32,16 +34,22 @@ pub(super) struct Plan {
     pub(super) rows: usize,
     /// Columns of the result in a task: whole panels.
     pub(super) columns: usize,
-    /// Steps of a block.
+    /// Steps of a block, in words.
     pub(super) steps: usize,
     /// Threads that have scratch.
     threads: usize,
-    /// Whether the left side is turned over, a chunk at a time.
+    /// Whether the left side is written anew, a chunk at a time.
     turned: bool,
 }
 
 impl Plan {
-    pub(super) fn new(m: usize, n: usize, k: usize, turned: bool, threads: usize) -> Plan {
+    /// The plan of `[m, k]·[k, n]` in these words: one of two bf16 takes the time and the room of one in f32. `transposed` is the
+    /// left side.
+    pub(super) fn of<W: Word>([m, n, k]: [usize; 3], transposed: bool, threads: usize) -> Plan {
+        Plan::new(m, n, k.div_ceil(W::DEPTH), transposed || W::DEPTH > 1, threads)
+    }
+
+    fn new(m: usize, n: usize, k: usize, turned: bool, threads: usize) -> Plan {
         let work = m.saturating_mul(n).saturating_mul(k);
         let wanted = if threads == 1 { 1 } else { (threads * TASKS).min(1 + work / TASK) };
         let panels = n.div_ceil(PANEL).max(1);
@@ -67,15 +75,15 @@ impl Plan {
 
     /// The scratch of a worker.
     pub(super) fn worker(self) -> Need {
-        Need::of::<f32>(self.right()).and(Need::of::<f32>(self.left())).and(Need::of::<f32>(EDGE))
+        Need::of::<u32>(self.right()).and(Need::of::<u32>(self.left())).and(Need::of::<f32>(EDGE))
     }
 
-    /// Numbers of a packed block of the right side.
+    /// Words of a packed block of the right side.
     pub(super) fn right(self) -> usize {
         self.steps * self.columns
     }
 
-    /// Numbers of a chunk of the left side, if it is turned over.
+    /// Words of a chunk of the left side, if it is written anew.
     pub(super) fn left(self) -> usize {
         if self.turned { self.steps * CHUNK } else { 0 }
     }

@@ -9,8 +9,8 @@ use regard_layers::{
     LinearAttention, LinearConfig, LinearRule, LocalGlobalAttention, LocalGlobalConfig, Mixer, MixerKind, Mode,
     MultiHeadAttention, MultiHeadCache, MultiHeadConfig, Norm, NormKind, NotFinite, Objective, Optimiser,
     OptimiserConfig, Parameters, Recomputation, Schedule, SharedAttentionContext, Size, StateSpace, StateSpaceConfig,
-    Trainer, TrainingConfig, TransformerBlock, Workspace, cross_entropy, cross_entropy_need, gradient_length,
-    gradients, load_model, run,
+    Trainer, TrainingConfig, TransformerBlock, Workspace, cross_entropy, cross_entropy_need, gradient_norm, gradients,
+    load_model, run,
 };
 use regard_masks::Mask;
 use regard_memory::Need;
@@ -169,17 +169,32 @@ fn self_and_cross_are_not_mixed_up() {
     // Shapes of a call.
     let mut call = |call: regard_layers::MultiHeadCall<'_>| call.run(&parameters, &mut workspace);
     refused(call(layer.call(rows(2, 3, 7).view())), &["input", "[2, 3, 8]"]);
-    refused(call(layer.call(x.view()).memory(rows(1, 5, 8).view())), &["`memory` has shape [1]", "2"]);
+    refused(call(layer.call(x.view()).memory(rows(1, 5, 8).view())), &["`memory` has shape [1, 5, 8]", "a batch of 2"]);
     refused(call(layer.call(x.view()).memory(rows(2, 5, 9).view())), &["memory", "[2, 5, 8]"]);
     let keys = |batch, tokens, heads, dim| Array4::<f32>::zeros((batch, tokens, heads, dim));
     let given = |k: &Array4<f32>, v: &Array4<f32>| {
         layer.call(x.view()).keys(k.view(), v.view()).run(&parameters, &mut Workspace::new()?)
     };
-    refused(given(&keys(1, 5, 2, 4), &keys(2, 5, 2, 4)), &["`keys` has shape [1]", "2"]);
-    refused(given(&keys(2, 5, 2, 4), &keys(1, 5, 2, 4)), &["`values` has shape [1]", "2"]);
-    refused(given(&keys(2, 5, 1, 4), &keys(2, 5, 1, 4)), &["keys", "[2, 5, 8]"]);
-    refused(given(&keys(2, 5, 2, 4), &keys(2, 4, 2, 4)), &["values", "[2, 5, 8]"]);
+    let good = keys(2, 5, 2, 4);
+    given(&good, &good).unwrap();
+    // One axis is another, or two are, of as many numbers in all.
+    for wrong in [[1, 5, 2, 4], [2, 5, 1, 4], [2, 5, 2, 3], [2, 5, 4, 2], [5, 2, 2, 4]] {
+        let keys = Array4::<f32>::zeros(wrong);
+        let expected = format!("[2, {}, 2, 4]", wrong[1]);
+        refused(given(&keys, &good), &["`keys`", &format!("{wrong:?}"), &expected]);
+    }
+    for wrong in [[1, 5, 2, 4], [2, 4, 2, 4], [2, 10, 1, 4], [2, 5, 4, 2]] {
+        refused(given(&good, &Array4::zeros(wrong)), &["`values`", &format!("{wrong:?}"), "[2, 5, 2, 4]"]);
+    }
+    let first = keys(2, 5, 1, 4);
+    let reused = |k: &Array4<f32>| {
+        let call = layer.call(x.view()).keys(k.view(), first.view()).reuse_first_head_kv();
+        call.run(&parameters, &mut Workspace::new()?)
+    };
+    reused(&first).unwrap();
+    refused(reused(&good), &["`keys`", "[2, 5, 2, 4]", "[2, 5, 1, 4]"]);
     refused(call(layer.call(x.view()).batch_chunk(0)), &["batch_chunk is 0", "at least 1"]);
+    refused(call(layer.call(x.view()).cache(&cache).batch_chunk(1)), &["batch_chunk is 1", "cache"]);
     let (narrow, weights) = multi_head(MultiHeadConfig { outputs: 5, ..MultiHeadConfig::new(8, 2) });
     refused(
         narrow.call(x.view()).add_input().run(&weights, &mut Workspace::new().unwrap()),
@@ -330,7 +345,7 @@ fn gradients_that_are_not_finite() {
             let len = sums.get(&parameters, name).unwrap().len();
             sums.values_mut()[start + len / 2] = wrong;
             let says = [&format!("`{name}`")[..], "not finite"];
-            refused(gradient_length(&workspace, &parameters, &sums), &says);
+            refused(gradient_norm(&workspace, &parameters, &sums), &says);
             refused(optimiser.step(&workspace, &mut parameters, &sums, 0.1), &says);
         }
         start += parameters.get(name).unwrap().len().next_multiple_of(16);
@@ -351,6 +366,31 @@ fn gradients_that_are_not_finite() {
     assert!(report.skipped.is_some_and(|name| skipped.parameters().names().any(|other| other == name)));
     assert_eq!((skipped.steps(), skipped.context().unwrap().matrix()), (1, &matrix[..]));
     assert_eq!(skipped.parameters().values().iter().map(|x| x.to_bits()).collect::<Vec<_>>(), before);
+}
+
+/// Gradients whose squares are beyond f32 are finite still, and beside them one that is not is named.
+#[test]
+fn gradients_that_are_large() {
+    let mut parameters = Parameters::new(SEED);
+    let mut root = parameters.root();
+    for name in ["first", "second", "third"] {
+        Linear::new(&mut root.scope(name), 5, 3, Bias::None).unwrap();
+    }
+    let workspace = Workspace::new().unwrap();
+    let mut sums = Gradients::new(&parameters).unwrap();
+    let places: Vec<usize> = (0..3).map(|tensor| tensor * 16).collect();
+    (sums.values_mut()[places[0]], sums.values_mut()[places[1]]) = (3e30, -4e30);
+    let length = gradient_norm(&workspace, &parameters, &sums).unwrap();
+    assert!((length / 5e30 - 1.0).abs() < 1e-6, "{length}");
+    // Shortened to 1, they are moved along as any others.
+    let mut optimiser = Optimiser::new(&parameters, OptimiserConfig::default()).unwrap();
+    optimiser.step(&workspace, &mut parameters, &sums, 0.1).unwrap();
+    assert!(parameters.values().iter().all(|x| x.is_finite()));
+
+    for wrong in [f32::INFINITY, f32::NAN] {
+        sums.values_mut()[places[2]] = wrong;
+        refused(gradient_norm(&workspace, &parameters, &sums), &["`third.weight`", "not finite"]);
+    }
 }
 
 /// A step that is refused in its second batch is as if it had not been: the first one's context is forgotten.
@@ -415,8 +455,8 @@ fn checkpoints_of_another_shape() {
     let length = before.0.len().to_string();
     refused(ours.restore(&other_model, &state), &["mlp.", "[11, 12]", "[10, 12]"]);
     refused(ours.restore(&model, &other_state), &["first", &length]);
-    refused(ours.restore(&model, &model), &["`first` is missing"]);
-    refused(ours.restore(&state, &state), &["missing"]);
+    refused(ours.restore(&model, &model), &["model", "lacks `first`"]);
+    refused(ours.restore(&state, &state), &["state", "lacks `"]);
     refused(ours.restore(&none, &state), &["none", "reading it"]);
     std::fs::write(&none, b"no tensors").unwrap();
     refused(ours.restore(&none, &state), &["none", "reading it"]);
@@ -430,11 +470,11 @@ fn checkpoints_of_another_shape() {
     assert_eq!(before, after);
 
     refused(load_model(&model, config), &["mlp.", "[10, 12]", "[11, 12]"]);
-    refused(load_model(&model, LanguageConfig { layers: 3, ..*ours.model().config() }), &["layers.2.", "missing"]);
+    refused(load_model(&model, LanguageConfig { layers: 3, ..*ours.model().config() }), &["lacks", "layers.2."]);
     // A model without a shared context leaves it alone; one with it needs it.
     let alone = Trainer::new(LANGUAGE, training(NotFinite::Stop), Workspace::new().unwrap()).unwrap();
     alone.save_model(&none).unwrap();
-    refused(load_model(&none, *ours.model().config()), &["missing"]);
+    refused(load_model(&none, *ours.model().config()), &["none", "lacks `"]);
     let (_, parameters, context) = load_model(&model, *ours.model().config()).unwrap();
     assert_eq!(parameters.values(), ours.parameters().values());
     assert_eq!(context.unwrap().matrix(), ours.context().unwrap().matrix());

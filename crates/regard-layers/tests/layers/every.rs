@@ -106,7 +106,7 @@ pub(crate) fn every_layer(to: &mut impl Visit) {
     visit(to, format!("{both:?}"), Sight::Both, |scope| LinearAttention::new(scope, both));
     for rule in RULES {
         let config = LinearConfig::new(sizes, rule);
-        visit(to, format!("{config:?}"), Sight::Causal, |scope| LinearAttention::new(scope, config));
+        visit(to, format!("{config:?}"), Sight::Causal, |scope| LinearAttention::new(scope, config.clone()));
         visit(to, format!("block of {config:?}"), Sight::Causal, |scope| {
             let mixer = LinearAttention::new(&mut scope.scope("mixer"), config)?;
             block(scope, Mixer::Linear(mixer))

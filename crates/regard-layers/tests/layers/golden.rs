@@ -3,22 +3,22 @@
 use std::collections::BTreeMap;
 
 use ndarray::Array4;
-use regard_attention::LinearAttention;
 use regard_kernels::{Activation, Rotary, RotaryScaling};
 use regard_layers::{
     Bias, ContextInlet, Embedding, FeedForward, FeedForwardKind, FlashAttention, FlashConfig, HeadSizes, Initial,
-    KeyHeads, Linear, LocalGlobalAttention, LocalGlobalConfig, LocalGlobalForm, Mixer, Mode, Norm, NormKind,
-    Parameters, Scope, SharedAttentionContext, Sight, StateSpace, StateSpaceConfig, TransformerBlock, Workspace,
-    cross_entropy, cross_entropy_need,
+    KeyHeads, Linear, LinearAttention, LinearConfig, LinearRule, LocalGlobalAttention, LocalGlobalConfig,
+    LocalGlobalForm, Mixer, Mode, Norm, NormKind, Parameters, Scope, SharedAttentionContext, Sight, StateSpace,
+    StateSpaceConfig, TransformerBlock, Workspace, cross_entropy, cross_entropy_need,
 };
 use regard_masks::Mask;
 use regard_memory::Need;
-use regard_oracle::layers::{Case, Tensor, Tensors, cases};
+use regard_oracle::layers::{Case, Tensor, Tensors, cases, rms_norm};
 use regard_simd::Isa;
 use regard_threads::Pool;
+use serde_json::Value;
 
 use crate::support::{GRADIENT, Made, RESULT, array4, made, narrow, near, size, twice, with_weights};
-use crate::{multi_head, weights};
+use crate::{linear_attention, multi_head, weights};
 
 static TORCH: &[u8] = include_bytes!("../golden/layers.safetensors");
 
@@ -36,7 +36,8 @@ fn pytorch_says_the_same() {
         let enough = [
             ("multi_head", 19),
             ("local_global", 6),
-            ("block", 2),
+            ("block", 6),
+            ("linear_attention", 5),
             ("recurrence", 7),
             ("state_space", 3),
             ("feed_forward", 3),
@@ -58,6 +59,7 @@ fn judge(case: &Case, workspace: &mut Workspace) {
         "shared_context" => shared_context(case, workspace),
         "shared_context_update" => shared_context_update(case, workspace),
         "block" => block(case, workspace),
+        "linear_attention" => linear_attention(case, workspace),
         "recurrence" => recurrence(case),
         "state_space" => state_space(case, workspace),
         "activation" | "rotary" => {}
@@ -296,9 +298,11 @@ fn shared_context_update(case: &Case, workspace: &mut Workspace) {
 }
 
 fn block(case: &Case, workspace: &mut Workspace) {
-    let attention = case.given.under("attention.");
+    let (attention, mixer) = (case.given.under("attention."), case.given.under("mixer."));
+    let settings = &case.settings["mixer"];
     let renamed = |of: &Tensors| {
         let mixer = weights::under("mixer.", &weights::projections(&of.under("attention.")));
+        let mixer = mixer.chain(weights::under("mixer.", &of.under("mixer.")));
         let feeding = weights::under("feed_forward.", &weights::feed_forward(&of.under("feed_forward.")));
         let others = ["attention_norm.weight", "attention_norm.bias", "feed_forward_norm.weight"];
         let others = others.into_iter().chain(["feed_forward_norm.bias", "x"]);
@@ -316,19 +320,68 @@ fn block(case: &Case, workspace: &mut Workspace) {
     let new = |scope: &mut Scope<'_>| {
         let first = Norm::new(&mut scope.scope("attention_norm"), kind, width, epsilon(case))?;
         let second = Norm::new(&mut scope.scope("feed_forward_norm"), kind, width, epsilon(case))?;
-        let mixer = FlashAttention::new(&mut scope.scope("mixer"), flash_config(case, &attention))?;
+        let mut scope_of_mixer = scope.scope("mixer");
+        let mixer = match (attention.get("w_out"), settings["rule"].is_string()) {
+            (Some(_), _) => Mixer::Softmax(FlashAttention::new(&mut scope_of_mixer, flash_config(case, &attention))?),
+            (None, true) => Mixer::Linear(LinearAttention::new(&mut scope_of_mixer, linear_config(settings, &mixer))?),
+            (None, false) => {
+                Mixer::StateSpace(StateSpace::new(&mut scope_of_mixer, state_space_config(settings, &mixer))?)
+            }
+        };
         let feeding = FeedForward::new(&mut scope.scope("feed_forward"), feeding, width, hidden, bias)?;
-        TransformerBlock::new([first, second], Mixer::Softmax(mixer), feeding)
+        TransformerBlock::new([first, second], mixer, feeding)
     };
-    hold_as(case, &made(new, &given, &case.dout["out"], Mode::Evaluation, workspace), renamed);
+    let mut made = made(new, &given, &case.dout["out"], Mode::Evaluation, workspace);
+    if settings["rule"].is_string() {
+        let x = rms_norm(&case.given["x"], &given["attention_norm.weight"], epsilon(case).into());
+        made.amplified = exact_linear(&linear_config(settings, &mixer), &x, &mixer).1;
+    }
+    hold_as(case, &made, renamed);
+}
+
+fn size_in(settings: &Value, name: &str) -> usize {
+    settings[name].as_u64().expect("a size") as usize
+}
+
+fn linear_config(settings: &Value, of: &Tensors) -> LinearConfig {
+    let rule = match settings["rule"].as_str() {
+        Some("plain") => LinearRule::Plain,
+        Some("gated") => LinearRule::Gated,
+        Some("gated by channel") => LinearRule::GatedByChannel,
+        Some("delta") => LinearRule::Delta,
+        Some("gated delta") => LinearRule::GatedDelta,
+        other => panic!("the rule {other:?}"),
+    };
+    let [heads, kv_heads] = ["heads", "kv_heads"].map(|name| size_in(settings, name));
+    let (width, dim_k) = (of["q_proj.weight"].width(), of["q_proj.weight"].shape[0] / heads);
+    LinearConfig::new(HeadSizes { width, heads, kv_heads, dim_k, dim_v: of["norm.weight"].width() }, rule)
+}
+
+/// The formulas that other tests hold the layer against, and how much its norm amplifies errors.
+fn exact_linear(config: &LinearConfig, x: &Tensor, of: &Tensors) -> (Tensor, f64) {
+    linear_attention::exact(config, None, x, &weights::heads(of, config.sizes))
+}
+
+fn linear_attention(case: &Case, workspace: &mut Workspace) {
+    let config = linear_config(&case.settings, &case.given);
+    let (exact, amplified) = exact_linear(&config, &case.given["x"], &case.given);
+    near(&format!("{}: the formulas", case.name), &exact, &case.out["out"], 1e-11, 1.0);
+    let new = |scope: &mut Scope<'_>| LinearAttention::new(scope, config);
+    let made = made(new, &case.given, &case.dout["out"], Mode::Evaluation, workspace);
+    hold_as(case, &Made { amplified, ..made }, Tensors::clone);
+}
+
+fn state_space_config(settings: &Value, of: &Tensors) -> StateSpaceConfig {
+    let [heads, groups] = ["heads", "groups"].map(|name| size_in(settings, name));
+    let taps = of["conv1d.weight"].width();
+    let &[width, inner] = &of["out_proj.weight"].shape[..] else { panic!("a matrix") };
+    let state = (of["conv1d.weight"].shape[0] - inner) / (2 * groups);
+    let eps = settings["epsilon"].as_f64().expect("an epsilon") as f32;
+    StateSpaceConfig { width, heads, head_dim: inner / heads, groups, state, taps, eps }
 }
 
 fn state_space(case: &Case, workspace: &mut Workspace) {
-    let size = |name: &str| case.number(name).expect("a size") as usize;
-    let (heads, groups, taps) = (size("heads"), size("groups"), case.given["conv1d.weight"].width());
-    let &[width, inner] = &case.given["out_proj.weight"].shape[..] else { panic!("a matrix") };
-    let state = (case.given["conv1d.weight"].shape[0] - inner) / (2 * groups);
-    let config = StateSpaceConfig { width, heads, head_dim: inner / heads, groups, state, taps, eps: epsilon(case) };
+    let config = state_space_config(&case.settings, &case.given);
     let new = |scope: &mut Scope<'_>| StateSpace::new(scope, config);
     hold_as(case, &made(new, &case.given, &case.dout["out"], Mode::Evaluation, workspace), Tensors::clone);
 }
@@ -337,7 +390,7 @@ fn state_space(case: &Case, workspace: &mut Workspace) {
 fn recurrence(case: &Case) {
     let given: BTreeMap<&str, Array4<f32>> = case.given.iter().map(|(name, t)| (name, array4(t))).collect();
     let view = |name: &str| given.get(name).map(|array| array.view());
-    let mut call = LinearAttention::new(given["q"].view(), given["k"].view(), given["v"].view());
+    let mut call = regard_attention::LinearAttention::new(given["q"].view(), given["k"].view(), given["v"].view());
     call = view("log_decay").map_or(call.clone(), |log_decay| call.log_decay(log_decay));
     call = view("beta").map_or(call.clone(), |beta| call.beta(beta));
     call = view("state").map_or(call.clone(), |state| call.state(state));

@@ -3,8 +3,8 @@
 use proptest::prelude::*;
 use regard_attention::Direction;
 use regard_layers::{
-    Batch, ContextUse, Error, Gradients, Head, HeadSizes, LanguageConfig, LanguageModel, LinearConfig, LinearRule,
-    MixerKind, Mode, Objective, Parameters, Recomputation, SharedAttentionContext, Size, Workspace,
+    Batch, ContextUse, Error, Gradients, Head, HeadSizes, LanguageConfig, LanguageModel, LanguageState, LinearConfig,
+    LinearRule, MixerKind, Mode, Objective, Parameters, Recomputation, SharedAttentionContext, Size, Workspace,
 };
 use regard_oracle::layers::{
     Activation, MultiHead, Rotary, SharedContext, StateSpace, Tensor, Tensors, cross_entropy, embedding, feed_forward,
@@ -135,8 +135,9 @@ impl Bench {
                 MixerKind::Linear(rule) => {
                     let direction = if causal { Direction::Causal } else { Direction::Both };
                     let config = LinearConfig { direction, ..LinearConfig::new(sizes, rule) };
+                    let theta = (!causal).then_some(self.model.config().rope_theta.into());
                     let attention = weights::heads(&attention, sizes);
-                    let (mixed, times) = linear_attention::exact(&config, &normed, &attention);
+                    let (mixed, times) = linear_attention::exact(&config, theta, &normed, &attention);
                     amplified = amplified.max(times);
                     mixed
                 }
@@ -205,6 +206,13 @@ fn every_config() -> impl Iterator<Item = LanguageConfig> {
     mixers().into_iter().flat_map(move |mixer| contexts.map(|context| config(mixer, context)))
 }
 
+/// All that denoise.
+fn denoising() -> impl Iterator<Item = LanguageConfig> {
+    let both =
+        |config: &LanguageConfig| [MixerKind::Softmax, MixerKind::Linear(LinearRule::Plain)].contains(&config.mixer);
+    every_config().filter(both).map(|config| LanguageConfig { objective: Objective::Denoising, ..config })
+}
+
 #[test]
 fn no_later_token_reaches_an_earlier_one() {
     let mut workspace = Workspace::new().unwrap();
@@ -245,24 +253,116 @@ fn threads_do_not_change_a_bit() {
     }
 }
 
-/// The last token's logits are those of all tokens.
+/// A text that is read in pieces gives what it gives at once, and reads anew once the state is cleared.
 #[test]
-fn the_last_token_is_the_last_of_all() {
+fn pieces_are_the_whole() {
     let mut workspace = Workspace::new().unwrap();
     for config in every_config() {
-        let bench = Bench::new(config, Size { batch: 3, tokens: 9 }, 3);
-        let all = bench.predicted(&bench.tokens, &mut workspace);
-        let mut last = vec![f32::NAN; 3 * config.vocabulary];
-        let context = bench.context.as_ref();
-        bench
-            .model
-            .predict_last(&bench.parameters, &mut workspace, bench.size, &bench.tokens, context, &mut last)
-            .unwrap();
-        for (last, all) in last.chunks(config.vocabulary).zip(all.chunks(9 * config.vocabulary)) {
-            let off = last.iter().zip(&all[8 * config.vocabulary..]).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-            assert!(off < 1e-5, "{config:?}: {off}");
+        let (size, vocabulary) = (Size { batch: 3, tokens: 90 }, config.vocabulary);
+        let Bench { model, parameters, tokens, context, .. } = &Bench::new(config, size, 3);
+        let mut all = vec![f32::NAN; size.rows() * vocabulary];
+        model.predict(parameters, &mut workspace, size, tokens, context.as_ref(), &mut all).unwrap();
+        let mut state = model.state(3, 90).unwrap();
+        for pieces in [&[90][..], &[1, 2, 3, 64, 5, 15], &[70, 1, 1, 1, 1, 16]] {
+            for &piece in pieces {
+                let first = state.tokens();
+                let shown: Vec<u32> = (0..3).flat_map(|text| &tokens[text * 90 + first..][..piece]).copied().collect();
+                let (piece, mut last) = (Size { tokens: piece, ..size }, vec![f32::NAN; 3 * vocabulary]);
+                let context = context.as_ref();
+                model.stream(parameters, &mut workspace, piece, &shown, &mut state, context, &mut last).unwrap();
+                let end = state.tokens();
+                for (text, last) in last.chunks(vocabulary).enumerate() {
+                    let all = &all[(text * 90 + end - 1) * vocabulary..][..vocabulary];
+                    let off = last.iter().zip(all).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                    assert!(off < 2e-5, "{config:?}: {off} at token {end} of {pieces:?}");
+                }
+            }
+            assert_eq!(state.tokens(), 90);
+            state.clear();
         }
     }
+}
+
+/// What cannot be read on is refused, and nothing of it is remembered.
+#[test]
+fn a_refused_piece_is_not_read() {
+    let mut workspace = Workspace::new().unwrap();
+    for config in every_config() {
+        let Bench { model, parameters, tokens, context, .. } = &Bench::new(config, Size { batch: 1, tokens: 9 }, 3);
+        let mut read = |tokens: &[u32], size: Size, state: &mut LanguageState, logits: &mut [f32]| {
+            let result = model.stream(parameters, &mut workspace, size, tokens, state, context.as_ref(), logits);
+            result.map_err(|error| error.to_string())
+        };
+        let (one, mut logits) = (Size { batch: 1, tokens: 1 }, vec![0.0; config.vocabulary]);
+        let mut state = model.state(1, 9).unwrap();
+        read(tokens, Size { batch: 1, tokens: 9 }, &mut state, &mut logits).unwrap();
+        let mut expected = logits.clone();
+
+        let mut refused = |tokens: &[u32], size, what: &str| {
+            let error = read(tokens, size, &mut state, &mut logits).unwrap_err();
+            assert!(error.contains(what), "{config:?}: {error}");
+            assert_eq!(state.tokens(), 9);
+        };
+        refused(&[], Size { batch: 1, tokens: 0 }, "at least 1");
+        refused(&[1, 2], Size { batch: 2, tokens: 1 }, "expected [2, 1, 19]");
+        refused(&[config.vocabulary as u32], one, "token is");
+        if config.mixer == MixerKind::Softmax {
+            refused(&[1], one, "do not fit");
+        }
+        // A state with more room has read the same and goes on.
+        let mut other = model.state(1, 10).unwrap();
+        read(tokens, Size { batch: 1, tokens: 9 }, &mut other, &mut logits).unwrap();
+        assert_eq!(expected, logits);
+        read(&[2], one, &mut other, &mut expected).unwrap();
+        if config.mixer != MixerKind::Softmax {
+            read(&[2], one, &mut state, &mut logits).unwrap();
+            assert_eq!(expected, logits, "{config:?}: what was refused has left nothing");
+        }
+    }
+    // Another model's state.
+    let of = |mixer| Bench::new(config(mixer, ContextUse::None), Size { batch: 1, tokens: 1 }, 3);
+    let (a, b) = (of(MixerKind::Softmax), of(MixerKind::StateSpace));
+    let mut state = b.model.state(1, 9).unwrap();
+    let (size, mut logits) = (Size { batch: 1, tokens: 1 }, vec![0.0; 19]);
+    let error = a.model.stream(&a.parameters, &mut workspace, size, &[1], &mut state, None, &mut logits);
+    assert!(error.unwrap_err().to_string().contains("another mixer's"));
+}
+
+/// What denoises tells places apart: what stands before a mask is not what stands behind it.
+#[test]
+fn denoising_sees_the_order_of_tokens() {
+    let mut workspace = Workspace::new().unwrap();
+    for config in denoising() {
+        let bench = Bench::new(config, Size { batch: 1, tokens: 7 }, 3);
+        let error = bench.model.state(1, 9).expect_err("what denoises does not read on").to_string();
+        assert!(error.contains("causal"), "{error}");
+        let of_mask = |logits: &[f32], place: usize| logits[place * config.vocabulary..][..config.vocabulary].to_vec();
+        let one = of_mask(&bench.predicted(&[1, 2, 3, 18, 4, 5, 6], &mut workspace), 3);
+        let other = of_mask(&bench.predicted(&[4, 5, 6, 18, 1, 2, 3], &mut workspace), 3);
+        let off = one.iter().zip(&other).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(off > 1e-3, "{config:?}: {off}");
+    }
+}
+
+/// More blocks than a stack holds are refused.
+#[test]
+fn as_many_blocks_as_are_allowed_learn() {
+    let of = |layers| LanguageConfig {
+        layers,
+        width: 4,
+        heads: 1,
+        kv_heads: 1,
+        head_dim: 4,
+        hidden: 4,
+        ..config(MixerKind::Softmax, ContextUse::None)
+    };
+    let mut bench = Bench::new(of(1000), Size { batch: 1, tokens: 2 }, 3);
+    let mut workspace = Workspace::new().unwrap();
+    for recomputation in [Recomputation::None, Recomputation::Blocks] {
+        assert!(bench.learn(recomputation, &mut workspace).unwrap().0.is_finite());
+    }
+    let error = LanguageModel::new(&mut Parameters::new(3), of(1001)).unwrap_err();
+    assert_eq!(error.to_string(), "layers is 1001, it must be at most 1000");
 }
 
 /// Of no tokens at all there is an answer, or it is said that there is none.
@@ -282,9 +382,6 @@ fn no_tokens_are_no_panic() {
             let loss = model.evaluate(parameters, &mut workspace, bench.batch(), context);
             assert!(loss.is_err() || loss == Ok(0.0), "{config:?}: {size:?}: {loss:?}");
             let _ = model.predict(parameters, &mut workspace, size, &[], context, &mut []);
-            let mut logits = vec![0.0; batch * config.vocabulary];
-            let last = model.predict_last(parameters, &mut workspace, size, &[], context, &mut logits);
-            assert!(tokens > 0 || last.is_err(), "{config:?}: {size:?}: there is no last token");
         }
     }
 }

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use regard_attention::Direction;
 use regard_layers::{HeadSizes, LinearAttention, LinearConfig, LinearRule, Mode, Scope, Workspace};
 use regard_oracle::Recurrence;
-use regard_oracle::layers::{Tensor, Tensors, differences, heads_of, merge_heads, rms_norm};
+use regard_oracle::layers::{Rotary, Tensor, Tensors, differences, heads_of, merge_heads, rms_norm};
 
 use crate::flash::{projections, sizes};
 use crate::support::{Draw, Made, amplified_by_norm, made, tries};
@@ -16,6 +16,8 @@ const RULES: [LinearRule; 5] =
 #[derive(Clone, Debug)]
 struct Problem {
     config: LinearConfig,
+    /// The base of the positions, where there are any.
+    theta: Option<f64>,
     batch: usize,
     tokens: usize,
     seed: u64,
@@ -23,12 +25,14 @@ struct Problem {
 
 fn problems(tokens: usize, dim: usize) -> impl Strategy<Value = Problem> {
     let counts = (1usize..=3, 1..=tokens, any::<u64>());
-    (sizes(dim), prop::sample::select(&RULES), any::<bool>(), counts).prop_map(
-        |(sizes, rule, both, (batch, tokens, seed))| {
+    (sizes(dim), prop::sample::select(&RULES), any::<[bool; 2]>(), counts).prop_map(
+        |(sizes, rule, [both, turned], (batch, tokens, seed))| {
             // Only one rule has a form in which tokens see those behind them.
             let direction = if both && rule == LinearRule::Plain { Direction::Both } else { Direction::Causal };
             let config = LinearConfig { direction, ..LinearConfig::new(sizes, rule) };
-            Problem { config, batch, tokens, seed }
+            let theta = turned.then_some(100.0);
+            let config = if turned { config.with_rotary(100.0) } else { config };
+            Problem { config, theta, batch, tokens, seed }
         },
     )
 }
@@ -62,7 +66,7 @@ pub(crate) fn weights_of(config: &LinearConfig, draw: &mut Draw) -> Tensors {
 }
 
 /// The formulas, of x `[batch, tokens, width]`, and how much its norm amplifies errors.
-pub(crate) fn exact(config: &LinearConfig, x: &Tensor, t: &Tensors) -> (Tensor, f64) {
+pub(crate) fn exact(config: &LinearConfig, theta: Option<f64>, x: &Tensor, t: &Tensors) -> (Tensor, f64) {
     let (HeadSizes { width, heads, kv_heads, dim_k, dim_v }, rule) = (config.sizes, config.rule);
     let (batch, tokens) = (x.shape[0], x.shape[1]);
     let (q, k) = (heads_of(x, &t["w_q"].part(0), None), heads_of(x, &t["w_k"], None));
@@ -75,6 +79,10 @@ pub(crate) fn exact(config: &LinearConfig, x: &Tensor, t: &Tensors) -> (Tensor, 
             x.iter().map(|x| x / length).collect()
         }),
         false => x,
+    };
+    let at_their_places = |x: Tensor| match theta {
+        Some(theta) => Rotary { theta, dims: Some(dim_k / 2 * 2) }.apply(&x, 0),
+        None => x,
     };
     let of_heads = |name: &str, gates: usize| {
         let w = t[&format!("{name}.weight")].reshaped(&[kv_heads, gates, width]);
@@ -91,8 +99,8 @@ pub(crate) fn exact(config: &LinearConfig, x: &Tensor, t: &Tensors) -> (Tensor, 
         dim_k,
         dim_v,
         heads: [heads, kv_heads, kv_heads, kv_heads, kv_heads],
-        q: short(q).values,
-        k: short(k).values,
+        q: at_their_places(short(q)).values,
+        k: at_their_places(short(k)).values,
         v: heads_of(x, &t["w_v"], None).values,
         // ln σ(z) / 16.
         log_decay: values(decay, |z| -(-z).exp().ln_1p() / 16.0),
@@ -119,14 +127,14 @@ impl Problem {
     }
 
     fn made(&self, given: &Tensors) -> Made {
-        let new = |scope: &mut Scope<'_>| LinearAttention::new(scope, self.config);
+        let new = |scope: &mut Scope<'_>| LinearAttention::new(scope, self.config.clone());
         let made =
             made(new, &weights::projections(given), &self.dout(), Mode::Evaluation, &mut Workspace::new().unwrap());
-        Made { amplified: exact(&self.config, &given["x"], given).1, ..made }
+        Made { amplified: exact(&self.config, self.theta, &given["x"], given).1, ..made }
     }
 
     fn exact(&self, given: &Tensors) -> Tensor {
-        exact(&self.config, &given["x"], given).0
+        exact(&self.config, self.theta, &given["x"], given).0
     }
 }
 

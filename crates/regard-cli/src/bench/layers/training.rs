@@ -2,8 +2,8 @@
 
 use regard_kernels::peak::Unit;
 use regard_layers::{
-    Batch, ContextUse, Head, LanguageConfig, MixerKind, NotFinite, Objective, OptimiserConfig, Recomputation, Schedule,
-    Size, Trainer, TrainingConfig, Workspace,
+    Batch, ContextUse, Head, LanguageConfig, MixerKind, NotFinite, Objective, OptimiserConfig, Precision,
+    Recomputation, Schedule, Size, Trainer, TrainingConfig, Workspace,
 };
 use regard_oracle::layers::{
     Activation, Block, MultiHead, Norm, Rotary, Tensor, Tensors, cross_entropy, embedding, linear, rms_norm,
@@ -33,6 +33,8 @@ const CHECK: usize = 64;
 
 /// What a loss may be off by, beside itself: its rounding in f32 is far below.
 const BOUND: f64 = 1e-5;
+/// The same where products are in bf16: what one number is off by that is rounded to it.
+const BOUND_BF16: f64 = 1.0 / 256.0;
 
 /// A case.
 #[derive(Clone, Copy, Debug)]
@@ -40,25 +42,35 @@ pub(super) struct TrainingCase {
     recomputation: Recomputation,
     /// Whether memory is kept from step to step.
     reuse: bool,
+    precision: Precision,
 }
 
 impl TrainingCase {
     pub(super) fn all() -> impl Iterator<Item = TrainingCase> {
-        [Recomputation::None, Recomputation::Blocks]
+        let plain = TrainingCase { recomputation: Recomputation::None, reuse: true, precision: Precision::F32 };
+        let ways = [Recomputation::None, Recomputation::Blocks]
             .into_iter()
-            .flat_map(|recomputation| [true, false].map(|reuse| TrainingCase { recomputation, reuse }))
+            .flat_map(move |recomputation| [true, false].map(|reuse| TrainingCase { recomputation, reuse, ..plain }));
+        ways.chain([TrainingCase { precision: Precision::Bf16, ..plain }])
     }
 
     pub(super) fn id(&self) -> String {
         let recomputed = if self.recomputation == Recomputation::Blocks { "-recomputed" } else { "" };
-        format!("training-10m{recomputed}{}", if self.reuse { "" } else { "-fresh" })
+        let precision = if self.precision == Precision::Bf16 { "-bf16" } else { "" };
+        format!("training-10m{precision}{recomputed}{}", if self.reuse { "" } else { "-fresh" })
     }
 
-    /// Each parameter of a matrix meets each token, and each pair of tokens meets; backward twice as much.
-    fn work(&self) -> Work {
+    /// Each parameter of a matrix meets each token, and each pair of tokens meets, in f32 always; backward twice as much.
+    fn work(&self, isa: Isa) -> [Work; 2] {
         let matrices = LAYERS * (4 * WIDTH * WIDTH + 3 * WIDTH * HIDDEN) + VOCABULARY * WIDTH;
         let pairs = LAYERS * 4 * WIDTH * (TOKENS + 1) / 2;
-        Work { flops: (3 * BATCH * TOKENS * (2 * matrices + pairs)) as f64, unit: Unit::F32, bytes: 0.0 }
+        let pairs_of_bf16 = self.precision == Precision::Bf16 && isa.has_bf16_dots();
+        let unit = if pairs_of_bf16 { Unit::Bf16 } else { Unit::F32 };
+        [(2 * matrices, unit), (pairs, Unit::F32)].map(|(flops, unit)| Work {
+            flops: (3 * BATCH * TOKENS * flops) as f64,
+            unit,
+            bytes: 0.0,
+        })
     }
 
     pub(super) fn measure<'m>(
@@ -72,14 +84,15 @@ impl TrainingCase {
         let mut trainer = self.trainer(isa, pool)?;
         let text = text(20_000);
         let exact = exact_loss(&trainer, &text[..=CHECK]);
-        let judge = |loss: f64| vec![Accuracy { of: "loss", error: (loss / exact - 1.0).abs(), bound: BOUND }];
+        let bound = if self.precision == Precision::Bf16 { BOUND_BF16 } else { BOUND };
+        let judge = |loss: f64| vec![Accuracy { of: "loss", error: (loss / exact - 1.0).abs(), bound }];
         let accuracy = judge(loss(&mut trainer, &text[..=CHECK])?);
         // The peer has one way alone.
         let plain = self.reuse && self.recomputation == Recomputation::None;
         let mut torch = torch.filter(|_| plain);
         let (mut of_torch, mut name) = (Vec::new(), None);
         if let Some(torch) = torch.as_deref_mut() {
-            let (said, loss) = ask(&trainer, &text, threads, torch)?;
+            let (said, loss) = self.ask(&trainer, &text, threads, torch)?;
             of_torch = judge(loss);
             name = Some(said);
         }
@@ -87,7 +100,7 @@ impl TrainingCase {
         let ours = || {
             meter.count(|| {
                 if !self.reuse {
-                    *trainer.workspace() = Workspace::on(isa, pool);
+                    *trainer.workspace() = Workspace::on(isa, pool).with_precision(self.precision);
                 }
                 trainer.step(&text)
             })?;
@@ -96,8 +109,9 @@ impl TrainingCase {
         };
         let peer = |calls| torch.as_mut().map_or(Ok(Vec::new()), |torch| torch.step(calls));
         let amount = Some(Amount { count: BATCH * TOKENS, of: "tokens" });
-        let mut figures = clock(name).time(&[self.work()], amount, accuracy, ours, peer)?;
-        figures.target = if plain { Target { ratio: Some(1.5), ..NO_TARGET } } else { NO_TARGET };
+        let mut figures = clock(name).time(&self.work(isa), amount, accuracy, ours, peer)?;
+        let asked = plain && self.precision == Precision::F32;
+        figures.target = if asked { Target { ratio: Some(1.5), ..NO_TARGET } } else { NO_TARGET };
         figures.memory = Some(meter.memory());
         if let Some(peer) = &mut figures.peer {
             peer.accuracy = of_torch;
@@ -132,7 +146,26 @@ impl TrainingCase {
             seed: 7,
             not_finite: NotFinite::Stop,
         };
-        Ok(Trainer::new(model, config, Workspace::on(isa, pool))?)
+        Ok(Trainer::new(model, config, Workspace::on(isa, pool).with_precision(self.precision))?)
+    }
+
+    /// Hands PyTorch the model and the text; gives its name and the loss of its check.
+    fn ask(&self, trainer: &Trainer, text: &[u32], threads: usize, torch: &mut Peer) -> Result<(String, f64), Error> {
+        let mut weights = Map::new();
+        for name in trainer.parameters().names() {
+            let numbers: Vec<f32> = trainer.parameters().get(name).into_iter().flatten().copied().collect();
+            weights.insert(name.into(), json!(torch.hand(name, &numbers)?));
+        }
+        let tokens = torch.hand("tokens", &floats(&text[..BATCH * (TOKENS + 1)]))?;
+        let check = torch.hand("check", &floats(&text[..=CHECK]))?;
+        let request = json!({
+            "vocabulary": VOCABULARY, "width": WIDTH, "layers": LAYERS, "heads": HEADS, "hidden": HIDDEN,
+            "threads": threads, "tokens": TOKENS, "check": CHECK, "bf16": self.precision == Precision::Bf16, "weights": weights,
+            "inputs": {"tokens": tokens, "check": check},
+        });
+        let answer = torch.ask(&request.to_string())?;
+        let [loss] = torch.output([1])?;
+        Ok((answer["peer"].as_str().unwrap_or("torch").to_owned(), f64::from(loss[0])))
     }
 }
 
@@ -191,22 +224,4 @@ fn exact_loss(trainer: &Trainer, text: &[u32]) -> f64 {
 /// Tokens as numbers that can be handed on.
 fn floats(tokens: &[u32]) -> Vec<f32> {
     tokens.iter().map(|&token| token as f32).collect()
-}
-
-/// Hands PyTorch the model and the text; gives its name and the loss of its check.
-fn ask(trainer: &Trainer, text: &[u32], threads: usize, torch: &mut Peer) -> Result<(String, f64), Error> {
-    let mut weights = Map::new();
-    for name in trainer.parameters().names() {
-        let numbers: Vec<f32> = trainer.parameters().get(name).into_iter().flatten().copied().collect();
-        weights.insert(name.into(), json!(torch.hand(name, &numbers)?));
-    }
-    let tokens = torch.hand("tokens", &floats(&text[..BATCH * (TOKENS + 1)]))?;
-    let check = torch.hand("check", &floats(&text[..=CHECK]))?;
-    let request = json!({
-        "vocabulary": VOCABULARY, "width": WIDTH, "layers": LAYERS, "heads": HEADS, "hidden": HIDDEN, "threads": threads,
-        "tokens": TOKENS, "check": CHECK, "weights": weights, "inputs": {"tokens": tokens, "check": check},
-    });
-    let answer = torch.ask(&request.to_string())?;
-    let [loss] = torch.output([1])?;
-    Ok((answer["peer"].as_str().unwrap_or("torch").to_owned(), f64::from(loss[0])))
 }

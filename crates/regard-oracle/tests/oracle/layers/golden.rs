@@ -149,7 +149,9 @@ fn judge(case: &Case) -> Result<(), String> {
 fn pytorch_says_the_same() {
     let cases = cases(TORCH);
     assert!(cases.len() > 50);
-    for case in &cases {
+    // Layers of linear attention, and blocks with other mixers than softmax, are held beside their own tests.
+    let elsewhere = |case: &&Case| case.layer() == "linear_attention" || case.settings["mixer"].is_object();
+    for case in cases.iter().filter(|case| !elsewhere(case)) {
         assert!(case.gradient != Tensors::default() || case.layer() == "shared_context_update", "{}", case.name);
         judge(case).unwrap();
     }
