@@ -24,11 +24,13 @@ mod cores;
 mod error;
 mod fork;
 mod gate;
+mod interrupt;
 mod nodes;
 mod pool;
 mod team;
 
 pub use cores::cores;
 pub use error::{Error, Result};
+pub use interrupt::{Interrupted, interrupted, interruptible};
 pub use nodes::{nodes, pin};
 pub use pool::Pool;

@@ -1,14 +1,15 @@
 //! Parallel loops.
 
-use std::sync::OnceLock;
-use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
+use std::ptr::{self, null_mut};
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicPtr, AtomicUsize};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use regard_memory::{Indices, Parts, each_of};
 
 use crate::team::Team;
-use crate::{Error, Result, cores};
+use crate::{Error, Result, cores, interrupted};
 
 /// How long a member without work looks for it before it sleeps.
 ///
@@ -18,6 +19,25 @@ const SPIN: Duration = Duration::from_micros(50);
 
 /// The most threads that a pool may have.
 const MOST: usize = 4096;
+
+/// The one of them that is used, or none yet. It is only read where it was leaked from a box.
+static GLOBAL: AtomicPtr<Pool> = AtomicPtr::new(null_mut());
+
+/// Pools that were asked for by [`Pool::set_global`].
+static SHARED: Mutex<Shared> = Mutex::new(Shared(Vec::new()));
+
+struct Shared(Vec<&'static Pool>);
+
+impl Shared {
+    fn get(&mut self, threads: usize) -> Result<&'static Pool> {
+        if let Some(pool) = self.0.iter().find(|pool| pool.threads == threads) {
+            return Ok(pool);
+        }
+        let pool = Box::leak(Box::new(Pool::new(threads)?));
+        self.0.push(pool);
+        Ok(pool)
+    }
+}
 
 /// Threads that run a caller's loops in parallel: the caller's own, and helpers.
 ///
@@ -70,13 +90,38 @@ impl Pool {
     /// A setting that is not a number of threads counts as none; [`Pool::setting`] lets a program complain. Should the system
     /// refuse to start so many, the pool has fewer; [`Pool::threads`] tells.
     pub fn global() -> &'static Self {
-        static GLOBAL: OnceLock<Pool> = OnceLock::new();
-        GLOBAL.get_or_init(|| {
-            let wanted = Self::setting().ok().flatten().unwrap_or_else(|| cores().min(MOST));
+        let current = GLOBAL.load(Acquire);
+        // SAFETY: what was put there is never freed.
+        if let Some(pool) = unsafe { current.as_ref() } {
+            return pool;
+        }
+        let wanted = Self::setting().ok().flatten().unwrap_or_else(|| cores().min(MOST));
+        let mut pools = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        let pool = pools.get(wanted).unwrap_or_else(|_| {
             let (mut pool, _) = Self::start(wanted, default_spin(wanted));
             pool.threads = 1 + pool.team().helpers();
-            pool
-        })
+            Box::leak(Box::new(pool))
+        });
+        // Another thread may have been quicker, with `set_global` too: what it chose stands.
+        match GLOBAL.compare_exchange(null_mut(), ptr::from_ref(pool).cast_mut(), AcqRel, Acquire) {
+            Ok(_) => pool,
+            // SAFETY: as above, and it is not null.
+            Err(chosen) => unsafe { &*chosen },
+        }
+    }
+
+    /// From now on the pool that everybody shares has this many threads. Loops that run go on with those they have.
+    ///
+    /// The pools of all numbers that were ever asked for are kept, so that going to and fro starts no threads; those of a pool
+    /// that is not used sleep.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new); then it stays as it was.
+    pub fn set_global(threads: usize) -> Result<()> {
+        let pool = SHARED.lock().unwrap_or_else(PoisonError::into_inner).get(threads)?;
+        GLOBAL.store(ptr::from_ref(pool).cast_mut(), Release);
+        Ok(())
     }
 
     /// The setting `REGARD_THREADS`, if there is one.
@@ -183,6 +228,10 @@ impl Pool {
             let mut worker = unsafe { workers.part(member) };
             let stop = StopAll { next: &next, count };
             loop {
+                // The caller's own thread alone is asked: its stop is everybody's.
+                if member == 0 && interrupted() {
+                    return;
+                }
                 let first = next.0.fetch_add(together, Relaxed);
                 if first >= count {
                     break;
