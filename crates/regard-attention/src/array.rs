@@ -2,7 +2,7 @@
 
 use ndarray::{Array3, Array4, ArrayView4};
 use regard_masks::Mask;
-use regard_memory::{Tensor, TensorMut};
+use regard_memory::{Arena, Tensor, TensorMut};
 use regard_threads::Pool;
 
 use crate::{Error, Inputs, Options, Outputs, Plan, Real, Shape};
@@ -46,7 +46,7 @@ pub fn attention_with<T: Real>(
         TensorMut::contiguous(&mut out, [batch, heads, queries, dim_v])?,
         TensorMut::contiguous(&mut lse, [batch, heads, queries, 1])?,
     );
-    T::run(&plan, &Inputs::new(q, k, v), outputs, Pool::global())?;
+    T::run(&plan, &Inputs::new(q, k, v), outputs, &mut Arena::new(), Pool::global())?;
     let out = Array4::from_shape_vec((batch, heads, queries, dim_v), out).expect("the vector was made for the shape");
     let lse = Array3::from_shape_vec((batch, heads, queries), lse).expect("the vector was made for the shape");
     Ok((out, lse))

@@ -169,7 +169,7 @@ impl<'a, T: Real> Attention<'a, T> {
         let Shape { batch, heads, queries, dim_v, .. } = plan.shape();
         let mut out = vec_of("out", [batch, heads, queries, dim_v], T::default())?;
         let outputs = Outputs::new(TensorMut::contiguous(&mut out, [batch, heads, queries, dim_v])?);
-        T::run(&plan, &inputs, outputs, Pool::global())?;
+        T::run(&plan, &inputs, outputs, &mut Arena::new(), Pool::global())?;
         Ok(array4(out, [batch, heads, queries, dim_v]))
     }
 
@@ -187,7 +187,7 @@ impl<'a, T: Real> Attention<'a, T> {
             TensorMut::contiguous(&mut out, [batch, heads, queries, dim_v])?,
             TensorMut::contiguous(&mut lse, [batch, heads, queries, 1])?,
         );
-        T::run_wide(&plan, &inputs, outputs, Pool::global())?;
+        T::run_wide(&plan, &inputs, outputs, &mut Arena::new(), Pool::global())?;
         let lse = Array3::from_shape_vec((batch, heads, queries), lse).expect("the vector was made for the shape");
         Ok((array4(out, [batch, heads, queries, dim_v]), lse))
     }

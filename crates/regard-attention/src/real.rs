@@ -18,7 +18,7 @@ pub trait Real: Copy + Default + Debug + Send + Sync + 'static + sealed::Sealed 
     /// The nearest number in which scores are.
     fn wide(x: f64) -> Self::Wide;
 
-    /// [`Plan::run`] or [`Plan::run_f64`], with results of the type of the inputs.
+    /// [`Plan::run`] or [`Plan::run_f64`] (which takes nothing from the scratch), with results of the type of the inputs.
     ///
     /// # Errors
     /// As these.
@@ -26,6 +26,7 @@ pub trait Real: Copy + Default + Debug + Send + Sync + 'static + sealed::Sealed 
         plan: &Plan,
         inputs: &Inputs<'_, Self, Self::Wide>,
         outputs: Outputs<'_, Self, Self::Wide>,
+        scratch: &mut Arena,
         pool: &Pool,
     ) -> Result<(), Error>;
 
@@ -37,6 +38,7 @@ pub trait Real: Copy + Default + Debug + Send + Sync + 'static + sealed::Sealed 
         plan: &Plan,
         inputs: &Inputs<'_, Self, Self::Wide>,
         outputs: Outputs<'_, Self::Wide, Self::Wide>,
+        scratch: &mut Arena,
         pool: &Pool,
     ) -> Result<(), Error>;
 }
@@ -58,12 +60,24 @@ impl<T: Element> Real for T {
         x as f32
     }
 
-    fn run(plan: &Plan, inputs: &Inputs<'_, T>, outputs: Outputs<'_, T>, pool: &Pool) -> Result<(), Error> {
-        plan.run(inputs, outputs, &mut Arena::new(), pool)
+    fn run(
+        plan: &Plan,
+        inputs: &Inputs<'_, T>,
+        outputs: Outputs<'_, T>,
+        scratch: &mut Arena,
+        pool: &Pool,
+    ) -> Result<(), Error> {
+        plan.run(inputs, outputs, scratch, pool)
     }
 
-    fn run_wide(plan: &Plan, inputs: &Inputs<'_, T>, outputs: Outputs<'_, f32>, pool: &Pool) -> Result<(), Error> {
-        plan.run(inputs, outputs, &mut Arena::new(), pool)
+    fn run_wide(
+        plan: &Plan,
+        inputs: &Inputs<'_, T>,
+        outputs: Outputs<'_, f32>,
+        scratch: &mut Arena,
+        pool: &Pool,
+    ) -> Result<(), Error> {
+        plan.run(inputs, outputs, scratch, pool)
     }
 }
 
@@ -82,6 +96,7 @@ impl Real for f64 {
         plan: &Plan,
         inputs: &Inputs<'_, f64, f64>,
         outputs: Outputs<'_, f64, f64>,
+        _: &mut Arena,
         pool: &Pool,
     ) -> Result<(), Error> {
         plan.run_f64(inputs, outputs, pool)
@@ -91,6 +106,7 @@ impl Real for f64 {
         plan: &Plan,
         inputs: &Inputs<'_, f64, f64>,
         outputs: Outputs<'_, f64, f64>,
+        _: &mut Arena,
         pool: &Pool,
     ) -> Result<(), Error> {
         plan.run_f64(inputs, outputs, pool)

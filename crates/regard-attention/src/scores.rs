@@ -1,6 +1,8 @@
 //! Scores on request: for pictures, and for tests.
 
 use ndarray::Array4;
+use regard_memory::chunks_of;
+use regard_threads::Pool;
 
 use crate::array::vec_of;
 use crate::double::{ALL, Row, Softmax};
@@ -71,15 +73,15 @@ impl Plan {
         let shape = [batch.len(), heads.len(), rows.len(), self.shape.keys];
         let nothing = T::wide(if stage == Stage::Weights { 0.0 } else { f64::NEG_INFINITY });
         let mut scores = vec_of("scores", shape, nothing)?;
-        let each =
-            batch.iter().flat_map(|b| heads.iter().flat_map(move |h| rows.iter().map(move |row| (*b, *h, *row))));
         // Without keys there is nothing to be written.
-        for ((batch, head, query), scores) in each.zip(scores.chunks_mut(self.shape.keys.max(1))) {
+        Pool::global().run(chunks_of(&mut scores, self.shape.keys.max(1)), |at, scores| {
+            let (batch, head) = (batch[at / rows.len() / heads.len()], heads[at / rows.len() % heads.len()]);
+            let query = rows[at % rows.len()];
             let of_query = |(_, of): &(usize, &Sequence)| of.batch == batch && of.queries.contains(&query);
-            let Some((number, sequence)) = self.sequences.iter().enumerate().find(of_query) else { continue };
+            let Some((number, sequence)) = self.sequences.iter().enumerate().find(of_query) else { return };
             let row = Row::new(self, inputs, (number, head, query - sequence.queries.start));
             score(&row, stage, &mut scores[sequence.keys.clone()]);
-        }
+        });
         Ok(Array4::from_shape_vec(shape, scores).expect("the vector was made for the shape"))
     }
 }
