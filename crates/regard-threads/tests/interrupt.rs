@@ -74,6 +74,7 @@ fn panics() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "its pools end with the process, which Miri would call a leak")]
 fn the_shared_pool_is_exchanged() {
     let first = Pool::global();
     Pool::set_global(3).unwrap();

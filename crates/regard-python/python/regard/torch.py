@@ -1,0 +1,330 @@
+"""PyTorch: attention on the CPU by Regard, with gradients.
+
+:func:`scaled_dot_product_attention` has PyTorch's own signature and meaning. :func:`attention` is :func:`regard.attention`
+with gradients: its masks, sinks, softcap, lengths and log-sum-exp. Both work under ``torch.no_grad``, ``torch.autocast`` and
+``torch.compile``.
+
+>>> import torch, regard.torch
+>>> q, k, v = torch.randn(3, 2, 8, 100, 64, requires_grad=True).unbind()
+>>> out = regard.torch.scaled_dot_product_attention(q, k, v, is_causal=True)
+>>> out.sum().backward()
+>>> model = torch.nn.TransformerEncoderLayer(64, 4, batch_first=True)
+>>> with regard.torch.patched():
+...     out = model(torch.randn(2, 10, 64))
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from regard import _regard
+
+__all__ = ["attention", "patched", "scaled_dot_product_attention"]
+
+# PyTorch's own, whatever is patched.
+_original = torch.nn.functional.scaled_dot_product_attention
+
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Any = None,
+    *,
+    bias: Tensor | None = None,
+    sinks: Tensor | None = None,
+    return_lse: bool = False,
+    out: Tensor | None = None,
+    **options: Any,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """:func:`regard.attention` of tensors, with gradients of ``q``, ``k``, ``v``, ``bias``, ``sinks`` and the log-sum-exp.
+
+    Args:
+        q, k, v, mask, bias, sinks, options: as :func:`regard.attention` takes them.
+        return_lse: also return the log-sum-exps ``[batch, heads, queries]``. The result keeps the type of the query.
+        out: a tensor of the result's shape and type to write it to; it must not require a gradient.
+
+    >>> import torch, regard
+    >>> q, k, v = torch.randn(3, 1, 4, 50, 32, requires_grad=True).unbind()
+    >>> out, lse = regard.torch.attention(q, k, v, regard.Mask.causal(), sinks=torch.zeros(4), return_lse=True)
+    >>> (out.sum() + lse.sum()).backward()
+    """
+    wanted = torch.is_grad_enabled() and any(
+        isinstance(x, Tensor) and x.requires_grad for x in (q, k, v, bias, sinks)
+    )
+    if wanted:
+        out, lse = _Attention.apply(q, k, v, bias, sinks, mask, options, out)
+        return (out, lse) if return_lse else out
+    if bias is not None:
+        options["bias"] = bias
+    if sinks is not None:
+        options["sinks"] = sinks
+    if return_lse:
+        out = torch.empty(*q.shape[:-1], v.shape[-1], dtype=q.dtype) if out is None else out
+        return _regard.attention(q, k, v, mask, return_lse=True, out=out, **options)
+    return _regard.attention(q, k, v, mask, out=out, **options)
+
+
+class _Attention(torch.autograd.Function):
+    """The call as a node of the graph of gradients."""
+
+    @staticmethod
+    def forward(ctx, q, k, v, bias, sinks, mask, options, out):
+        out = torch.empty(*q.shape[:-1], v.shape[-1], dtype=q.dtype) if out is None else out
+        terms = {"bias": bias, "sinks": sinks}
+        out, lse = _regard.attention(q, k, v, mask, return_lse=True, out=out, **terms, **options)
+        ctx.save_for_backward(q, k, v, bias, sinks, out, lse)
+        ctx.mask, ctx.options = mask, options
+        ctx.set_materialize_grads(False)
+        return out, lse
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, dout, dlse):
+        q, k, v, bias, sinks, out, lse = ctx.saved_tensors
+        if dout is None:
+            dout = torch.zeros((), dtype=out.dtype).expand(out.shape)
+        gradients = _regard.attention_backward(
+            *(q, k, v, out, lse, dout, ctx.mask),
+            dlse=dlse,
+            bias=bias,
+            sinks=sinks,
+            bias_gradient=ctx.needs_input_grad[3],
+            **ctx.options,
+        )
+        # Those of bias and sinks are in float32, whatever these are in.
+        dbias = gradients.bias.to(bias.dtype) if ctx.needs_input_grad[3] else None
+        dsinks = gradients.sinks.to(sinks.dtype) if ctx.needs_input_grad[4] else None
+        return *gradients, dbias, dsinks, None, None, None
+
+
+def scaled_dot_product_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """``torch.nn.functional.scaled_dot_product_attention`` on the CPU, computed by Regard.
+
+    Args:
+        query: ``[..., heads, queries, dim]``.
+        key: ``[..., kv_heads, keys, dim]``.
+        value: ``[..., kv_heads, keys, dim_v]``.
+        attn_mask: booleans, True where a query sees a key, or numbers that are added to the scores; broadcast to
+            ``[..., heads, queries, keys]``.
+        dropout_p: the share of weights that fall; drawn from PyTorch's generator.
+        is_causal: query ``i`` sees keys up to ``i`` (top left).
+        scale: of the scores; ``1/√dim`` unless given.
+        enable_gqa: heads of the query may be a multiple of those of key and value.
+
+    A query that sees no key has the result 0.
+    """
+    if torch.is_autocast_enabled("cpu"):
+        # As PyTorch has it in its list of what is computed in less.
+        dtype = torch.get_autocast_dtype("cpu")
+        query, key, value = (x.to(dtype) if x.is_floating_point() and x.dtype != torch.float64 else x for x in (query, key, value))
+        if attn_mask is not None and attn_mask.is_floating_point():
+            attn_mask = attn_mask.to(dtype)
+    if torch.compiler.is_compiling():
+        seed = torch.randint(2**62, (), dtype=torch.int64) if dropout_p > 0 else None
+        return _op(query, key, value, attn_mask, seed, dropout_p, is_causal, scale, enable_gqa)[0]
+    seed = int(torch.randint(2**62, ())) if dropout_p > 0 else None
+    q, k, v, mask, bias, options = _arguments(query, key, value, attn_mask, dropout_p, seed, is_causal, scale, enable_gqa)
+    out = attention(q, k, v, mask, bias=bias, **options)
+    return out if out.dim() == query.dim() else out.reshape(*query.shape[:-1], value.shape[-1])
+
+
+def _arguments(query, key, value, attn_mask, dropout_p, seed, is_causal, scale, enable_gqa):
+    """PyTorch's arguments as Regard's, with at most four axes."""
+    if query.dim() < 2 or key.dim() < 2 or value.dim() < 2:
+        raise ValueError(
+            f"query, key and value have {query.dim()}, {key.dim()} and {value.dim()} axes; expected at least 2, [..., seq, dim]"
+        )
+    if is_causal and attn_mask is not None:
+        raise ValueError("attn_mask and is_causal exclude each other: put the triangle into the mask")
+    if attn_mask is not None and attn_mask.dtype != torch.bool and not attn_mask.is_floating_point():
+        raise TypeError(f"attn_mask has dtype {attn_mask.dtype}; expected torch.bool, or numbers that are added to the scores")
+    if query.dim() == key.dim() == value.dim() == 4 and query.shape[0] == key.shape[0] == value.shape[0]:
+        batch = query.shape[:1]
+    else:
+        if query.dim() < 3:
+            query, key, value = (x.unsqueeze(0) if x.dim() == 2 else x for x in (query, key, value))
+        batch = torch.broadcast_shapes(query.shape[:-3], key.shape[:-3], value.shape[:-3])
+        query, key, value = (x.expand(*batch, -1, -1, -1) for x in (query, key, value))
+    if not enable_gqa and not query.shape[-3] == key.shape[-3] == value.shape[-3]:
+        heads = torch.broadcast_shapes(*(x.shape[-3:-2] for x in (query, key, value)))[0]
+        query, key, value = (x.expand(*batch, heads, -1, -1) for x in (query, key, value))
+    heads = query.shape[-3]
+    q, k, v = (x.flatten(0, -4) for x in (query, key, value)) if len(batch) > 1 else (query, key, value)
+    options: dict[str, Any] = {}
+    if scale is not None:
+        options["scale"] = scale
+    if dropout_p > 0:
+        options |= {"dropout": dropout_p, "seed": seed}
+    if is_causal:
+        return q, k, v, _CAUSAL, None, options | {"offset": 0}
+    if attn_mask is None:
+        return q, k, v, None, None, options
+    # To as many axes as the scores; those of one batch axis.
+    shape = (*batch, heads, q.shape[-2], k.shape[-2])
+    while attn_mask.dim() < len(shape):
+        attn_mask = attn_mask.unsqueeze(0)
+    if len(batch) > 1:
+        one = all(extent == 1 for extent in attn_mask.shape[: len(batch)])
+        attn_mask = attn_mask.reshape(1, *attn_mask.shape[-3:]) if one else attn_mask.expand(*batch, -1, -1, -1).flatten(0, -4)
+    fits = all(has in (1, expected) for has, expected in zip(attn_mask.shape[-3:], shape[-3:], strict=True))
+    if not fits or attn_mask.dim() > 4:
+        raise ValueError(f"attn_mask has shape {list(attn_mask.shape)}, which does not broadcast to {list(shape)}")
+    if attn_mask.dtype != torch.bool:
+        return q, k, v, None, attn_mask, options
+    return q, k, v, _mask_of(attn_mask, q.shape[-2], k.shape[-2]), None, options
+
+
+_CAUSAL = _regard.Mask.causal()
+
+
+def _mask_of(kept: Tensor, n_q: int, n_k: int) -> _regard.Mask:
+    """The mask of booleans whose axes may be 1; kept with the tensor, which all layers of a model are given."""
+    known = getattr(kept, "_regard_mask", None)
+    if known is not None and known[:2] == (kept._version, (n_q, n_k)):
+        return known[2]
+    if kept.shape[-3] == 1 and kept.shape[-2] == 1 and n_q != 1:
+        keys = kept.expand(*kept.shape[:-1], n_k).reshape(-1, n_k)
+        mask = _regard.Mask.keys(keys)
+    else:
+        mask = _regard.Mask.dense(kept.expand(*kept.shape[:-2], n_q, n_k))
+    with contextlib.suppress(AttributeError):
+        kept._regard_mask = (kept._version, (n_q, n_k), mask)
+    return mask
+
+
+@torch.library.custom_op("regard::scaled_dot_product_attention", mutates_args=(), device_types="cpu")
+def _op(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None,
+    seed: Tensor | None,
+    dropout_p: float,
+    is_causal: bool,
+    scale: float | None,
+    enable_gqa: bool,
+) -> tuple[Tensor, Tensor]:
+    """What a compiled graph holds: one node, which the compiler does not look into."""
+    drawn = None if seed is None else int(seed)
+    arguments = _arguments(query, key, value, attn_mask, dropout_p, drawn, is_causal, scale, enable_gqa)
+    q, k, v, mask, bias, options = arguments
+    out, lse = attention(q, k, v, mask, bias=bias, return_lse=True, **options)
+    shape = _shape(query, key, value, enable_gqa)
+    return out.reshape(*shape, value.shape[-1]), lse.reshape(shape)
+
+
+def _shape(query: Tensor, key: Tensor, value: Tensor, enable_gqa: bool) -> tuple[int, ...]:
+    """``[..., heads, queries]`` of the result."""
+    if enable_gqa:
+        batch = torch.broadcast_shapes(query.shape[:-3], key.shape[:-3], value.shape[:-3])
+        return (*batch, *query.shape[-3:-1])
+    return (*torch.broadcast_shapes(query.shape[:-2], key.shape[:-2], value.shape[:-2]), query.shape[-2])
+
+
+@_op.register_fake
+def _(query, key, value, attn_mask, seed, dropout_p, is_causal, scale, enable_gqa):
+    shape = _shape(query, key, value, enable_gqa)
+    lse = query.new_empty(shape, dtype=torch.float64 if query.dtype == torch.float64 else torch.float32)
+    return query.new_empty(*shape, value.shape[-1]), lse
+
+
+@torch.library.custom_op("regard::scaled_dot_product_attention_backward", mutates_args=(), device_types="cpu")
+def _op_backward(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None,
+    seed: Tensor | None,
+    out: Tensor,
+    lse: Tensor,
+    dout: Tensor,
+    dropout_p: float,
+    is_causal: bool,
+    scale: float | None,
+    enable_gqa: bool,
+    mask_gradient: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    drawn = None if seed is None else int(seed)
+    arguments = _arguments(query, key, value, attn_mask, dropout_p, drawn, is_causal, scale, enable_gqa)
+    q, k, v, mask, bias, options = arguments
+    out, dout = (x.reshape(*q.shape[:-1], v.shape[-1]) for x in (out, dout))
+    gradients = _regard.attention_backward(
+        *(q, k, v, out, lse.reshape(q.shape[:-1]), dout, mask), bias=bias, bias_gradient=mask_gradient, **options
+    )
+    # What was broadcast gets the sum of what flowed to its copies.
+    dmask = gradients.bias.sum_to_size(attn_mask.shape).to(attn_mask.dtype) if mask_gradient else query.new_empty(0)
+    dq, dk, dv = gradients
+    batch = torch.broadcast_shapes(query.shape[:-3], key.shape[:-3], value.shape[:-3])
+    back = lambda gradient, x: gradient.reshape(*batch, *gradient.shape[-3:]).sum_to_size(x.shape).clone()  # noqa: E731
+    return back(dq, query), back(dk, key), back(dv, value), dmask.clone()
+
+
+@_op_backward.register_fake
+def _(query, key, value, attn_mask, seed, out, lse, dout, dropout_p, is_causal, scale, enable_gqa, mask_gradient):
+    dmask = torch.empty_like(attn_mask) if mask_gradient else query.new_empty(0)
+    return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value), dmask
+
+
+def _setup_context(ctx, inputs, output):
+    query, key, value, attn_mask, seed, *ctx.rest = inputs
+    ctx.save_for_backward(query, key, value, attn_mask, seed, *output)
+    ctx.mark_non_differentiable(output[1])
+
+
+def _backward(ctx, dout, _):
+    query, key, value, attn_mask, seed, out, lse = ctx.saved_tensors
+    mask_gradient = attn_mask is not None and attn_mask.is_floating_point() and ctx.needs_input_grad[3]
+    dq, dk, dv, dmask = _op_backward(query, key, value, attn_mask, seed, out, lse, dout, *ctx.rest, mask_gradient)
+    return dq, dk, dv, dmask if mask_gradient else None, None, None, None, None, None
+
+
+_op.register_autograd(_backward, setup_context=_setup_context)
+
+_lock = threading.Lock()
+_patches = 0
+
+
+@contextlib.contextmanager
+def patched() -> Iterator[None]:
+    """Models that call ``torch.nn.functional.scaled_dot_product_attention`` use Regard's within ``with patched():``.
+
+    Tensors on other devices, and of types that attention is not computed in, go to PyTorch's own as before. The patch is
+    that of the whole process; several may be nested, and in several threads. What imported the function by
+    ``from torch.nn.functional import …`` has its own name for it and is not reached.
+    """
+    global _patches
+    with _lock:
+        _patches += 1
+        torch.nn.functional.scaled_dot_product_attention = _dispatch
+    try:
+        yield
+    finally:
+        with _lock:
+            _patches -= 1
+            if _patches == 0:
+                torch.nn.functional.scaled_dot_product_attention = _original
+
+
+def _dispatch(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False):
+    arguments = (query, key, value, attn_mask, dropout_p, is_causal)
+    if query.device.type != "cpu" or query.dtype not in _DTYPES or query.is_nested:
+        return _original(*arguments, scale=scale, enable_gqa=enable_gqa)
+    return scaled_dot_product_attention(*arguments, scale=scale, enable_gqa=enable_gqa)

@@ -1,0 +1,225 @@
+"""Hugging Face: models that attend by Regard.
+
+>>> import regard.transformers
+>>> regard.transformers.register()
+>>> from transformers import AutoModelForCausalLM
+>>> model = AutoModelForCausalLM.from_pretrained("…", attn_implementation="regard")  # doctest: +SKIP
+
+Causal, padded, windowed, chunked and packed sequences, grouped heads, softcaps and sinks; static and dynamic caches; in
+generation and in training. A mask costs what it keeps: it is not written out, as long as it is made of the parts that
+transformers itself makes masks of. Sentence-transformers takes ``model_kwargs={"attn_implementation": "regard"}``.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+import transformers
+from regard._regard import Mask, scores
+from regard.torch import attention
+from transformers import masking_utils
+
+__all__ = ["NAME", "register"]
+
+#: What ``attn_implementation`` is to be.
+NAME = "regard"
+
+#: Segments of a packed batch entry, at most, that are a union of squares; more of them are written out.
+_MOST_SEGMENTS = 256
+
+
+def register() -> None:
+    """Makes ``attn_implementation="regard"`` known to transformers. More than once is as good as once."""
+    transformers.AttentionInterface.register(NAME, _attend)
+    transformers.AttentionMaskInterface.register(NAME, _mask)
+
+
+def _mask(**call: Any) -> Tensor | None:
+    """The mask of a pass through the model: once for all layers of a kind. It is called as transformers' ``sdpa_mask`` is.
+
+    What attention is to see is said by a :class:`regard.Mask` that hangs on a tensor, since models hand on tensors: one of
+    four axes, which they leave as it is, and no rows, so that it cannot be taken for a mask that is written out. A mask that is
+    made of unknown parts is written out as for PyTorch.
+    """
+    batch, kv_length, kv_offset = call["batch_size"], call["kv_length"], call.get("kv_offset", 0)
+    seen, first = None, _first_position(call)
+    if first is not None and not torch.compiler.is_compiling():
+        seen = _translate(call.get("mask_function", masking_utils.causal_mask_function), batch, kv_offset)
+    if seen is None:
+        return masking_utils.sdpa_mask(**(call | {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}))
+    if call.get("attention_mask") is not None:
+        kept = call["attention_mask"][:, kv_offset : kv_offset + kv_length].bool()
+        if kept.shape[1] < kv_length:
+            kept = torch.nn.functional.pad(kept, (0, kv_length - kept.shape[1]))
+        seen = seen if bool(kept.all()) else seen & Mask.keys(kept)
+    carrier = torch.empty(batch, 1, 0, kv_length, dtype=torch.bool)
+    carrier._regard = _Seen(seen, None, {"offset": first - kv_offset})
+    return carrier
+
+
+def _first_position(call: dict[str, Any]) -> int | None:
+    """Where the first query stands; None where the others do not follow it. Transformers 4 says each query's position."""
+    if "cache_position" not in call:
+        return int(call.get("q_offset", 0))
+    positions = call["cache_position"]
+    follow = len(positions) > 0 and int(positions[-1] - positions[0]) == len(positions) - 1
+    return int(positions[0]) if follow else None
+
+
+class _Seen(NamedTuple):
+    """What a layer's attention is to see."""
+
+    mask: Mask | None
+    bias: Tensor | None
+    options: dict[str, Any]
+
+
+def _kept_keys(kept: Tensor) -> Mask:
+    """The keys ``[batch, keys]`` that are no padding."""
+    return Mask.full() if bool(kept.all()) else Mask.keys(kept)
+
+
+def _translate(function: Callable, batch: int, kv_offset: int) -> Mask | None:
+    """The mask of a function of transformers', over keys from ``kv_offset`` on; None where it is not known."""
+    if function is masking_utils.causal_mask_function:
+        return Mask.causal()
+    if function is getattr(masking_utils, "bidirectional_mask_function", None):
+        return Mask.full()
+    name = getattr(function, "__qualname__", "").partition(".")[0]
+    module = getattr(function, "__module__", "")
+    if module != masking_utils.__name__ or not getattr(function, "__closure__", None):
+        return None
+    inside = dict(zip(function.__code__.co_freevars, (cell.cell_contents for cell in function.__closure__), strict=True))
+    translate = functools.partial(_translate, batch=batch, kv_offset=kv_offset)
+    if name in ("and_masks", "or_masks"):
+        parts = [translate(part) for part in inside["mask_functions"]]
+        if any(part is None for part in parts):
+            return None
+        join = (lambda a, b: a & b) if name == "and_masks" else (lambda a, b: a | b)
+        return functools.reduce(join, parts)
+    if name == "sliding_window_overlay":
+        return Mask.window(inside["sliding_window"] - 1, None)
+    if name == "sliding_window_bidirectional_overlay":
+        return Mask.window(inside["sliding_window"], inside["sliding_window"])
+    # The others are of places in the text, and not of distances.
+    if kv_offset != 0:
+        return None
+    if name == "chunked_overlay" and not bool(inside["left_padding"].any()):
+        return Mask.block_diagonal(inside["chunk_size"])
+    if name == "packed_sequence_mask_function":
+        return _segments(inside["packed_sequence_mask"])
+    if name == "remap_positions_for_packed_sequence" and _is_of_distances(inside["mask_function"]):
+        # Beside the mask above: within a sequence distances are those in the text.
+        return translate(inside["mask_function"])
+    return None
+
+
+def _is_of_distances(function: Callable) -> bool:
+    """Whether a function of transformers' knows nothing of places but how far they are apart."""
+    if function is masking_utils.causal_mask_function:
+        return True
+    name = getattr(function, "__qualname__", "").partition(".")[0]
+    if name in ("and_masks", "or_masks"):
+        (parts,) = (cell.cell_contents for cell in function.__closure__)
+        return all(map(_is_of_distances, parts))
+    return name in ("sliding_window_overlay", "sliding_window_bidirectional_overlay")
+
+
+def _segments(numbers: Tensor) -> Mask | None:
+    """Tokens ``[batch, seq]`` that see those of their own number, of which the numbers ascend."""
+    if bool((numbers == numbers[:, :1]).all()):
+        return Mask.full()
+    entries = []
+    for entry in numbers:
+        _, lengths = torch.unique_consecutive(entry, return_counts=True)
+        ends = lengths.cumsum(0).tolist()
+        if len(ends) > _MOST_SEGMENTS:
+            return None
+        squares = []
+        for start, end in zip([0, *ends], ends, strict=False):
+            rows = range(start, end)
+            squares.append(Mask.global_queries(rows) & Mask.global_keys(rows))
+        entries.append(functools.reduce(lambda a, b: a | b, squares))
+    return Mask.by_batch(entries)
+
+
+def _of_written_out(mask: Tensor, query: Tensor, key: Tensor) -> _Seen:
+    """A mask that is a tensor ``[batch, heads, queries, keys]``, as a mask or as numbers to be added."""
+    mask = mask[..., : key.shape[-2]]
+    expected = [*query.shape[:-1], key.shape[-2]]
+    if mask.dim() != 4 or any(has not in (1, extent) for has, extent in zip(mask.shape, expected, strict=True)):
+        raise ValueError(f"the attention mask has shape {list(mask.shape)}; expected {expected}, or 1 on some axis")
+    if mask.dtype == torch.bool:
+        if mask.shape[1] == 1 and (mask.shape[2] == 1 or mask.stride(2) == 0):
+            return _Seen(_kept_keys(mask[:, 0, 0].expand(query.shape[0], -1)), None, {})
+        return _Seen(Mask.dense(mask.expand(-1, -1, *expected[2:])), None, {})
+    rows = mask[:, :, :1]
+    lowest = torch.finfo(mask.dtype).min
+    # Padding alone, written out for each query: the same row, of zeros and what is as good as −∞, never all of a row.
+    if mask.shape[1] == 1 and not mask.requires_grad and bool(((rows == 0) | (rows <= lowest)).all()):
+        kept = rows[:, 0, 0] == 0
+        if bool(kept.any(-1).all()) and bool((mask == rows).all()):
+            return _Seen(_kept_keys(kept.expand(query.shape[0], -1)), None, {})
+    return _Seen(None, mask, {})
+
+
+def _known(mask: Tensor, query: Tensor, key: Tensor) -> _Seen:
+    """The same, kept with the tensor, which all layers of a model are given."""
+    of = (mask._version, query.shape[:-1], key.shape[-2])
+    known = getattr(mask, "_regard_of", None)
+    if known is None or known[0] != of:
+        known = mask._regard_of = (of, _of_written_out(mask, query, key))
+    return known[1]
+
+
+def _attend(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    is_causal: bool | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    position_bias: Tensor | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor | None]:
+    """Attention of a layer: ``[batch, heads, seq, dim]`` gives ``[batch, seq, heads, dim]``."""
+    for name in ("head_mask", "cache"):
+        if kwargs.get(name) is not None:
+            raise ValueError(f'attn_implementation="regard" takes no {name}: load the model with "eager" or "sdpa"')
+    options: dict[str, Any] = {}
+    bias, mask = None, None
+    if attention_mask is None:
+        causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+        if causal:
+            mask = Mask.causal() if sliding_window is None else Mask.causal() & Mask.window(sliding_window - 1, None)
+    else:
+        mask, bias, options = getattr(attention_mask, "_regard", None) or _known(attention_mask, query, key)
+    options = dict(options)
+    if position_bias is not None:
+        bias = position_bias if bias is None else bias + position_bias
+    if scaling is not None:
+        options["scale"] = float(scaling)
+    if softcap is not None:
+        options["softcap"] = float(softcap)
+    if dropout > 0:
+        options |= {"dropout": dropout, "seed": int(torch.randint(2**62, ()))}
+    batch, heads, queries, _ = query.shape
+    out = torch.empty(batch, queries, heads, value.shape[-1], dtype=query.dtype)
+    sinks = None if s_aux is None else s_aux.to(query.dtype).flatten()
+    result = attention(query, key, value, mask, bias=bias, sinks=sinks, out=out.transpose(1, 2), **options)
+    weights = None
+    if kwargs.get("output_attentions"):
+        with torch.no_grad():
+            options.pop("dropout", None), options.pop("seed", None)
+            weights = scores(query, key, mask, bias=bias, sinks=sinks, **options).to(query.dtype)
+    return result.transpose(1, 2), weights

@@ -1,0 +1,58 @@
+//! New arrays of the kind that came in.
+
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::PyTuple;
+
+use crate::dtype::Dtype;
+use crate::foreign::{AXES, Kind, Torch, View, numpy};
+
+/// Whether arrays that the engine cannot read where they lie are copied.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Copies {
+    /// Once.
+    #[default]
+    Allowed,
+    Refused,
+}
+
+/// A new array whose last axes are those of `shape` and which has as many axes as `like` less those that are `left_out`.
+pub(crate) fn new_like<'py>(
+    like: &View<'py>,
+    name: &'static str,
+    shape: [usize; AXES],
+    dtype: Dtype,
+    axes: usize,
+) -> PyResult<View<'py>> {
+    let py = like.object.py();
+    let shape = &shape[AXES - axes..];
+    let array = match (like.kind, Torch::get(py)?) {
+        (Kind::Torch, Some(torch)) => torch.empty(py, shape, dtype)?,
+        _ => {
+            let dtype = numpy_dtype(like, dtype)?;
+            numpy(py)?.call_method1(intern!(py, "empty"), (PyTuple::new(py, shape)?, dtype))?
+        }
+    };
+    View::of(name, &array)
+}
+
+/// NumPy's object for a type.
+fn numpy_dtype<'py>(like: &View<'py>, dtype: Dtype) -> PyResult<Bound<'py, PyAny>> {
+    let py = like.object.py();
+    Ok(match dtype {
+        Dtype::F32 => numpy::dtype::<f32>(py).into_any(),
+        Dtype::F64 => numpy::dtype::<f64>(py).into_any(),
+        Dtype::F16 => numpy(py)?.getattr(intern!(py, "float16"))?,
+        Dtype::Bf16 if like.kind == Kind::NumPy => like.object.getattr(intern!(py, "dtype"))?,
+        Dtype::Bf16 => py.import(intern!(py, "ml_dtypes"))?.getattr(intern!(py, "bfloat16"))?,
+    })
+}
+
+/// A result as the library of `like` has it.
+pub(crate) fn finish<'py>(result: View<'py>, like: &View<'py>) -> PyResult<Bound<'py, PyAny>> {
+    let py = result.object.py();
+    if like.kind != Kind::Other || !like.object.hasattr(intern!(py, "__array_namespace__"))? {
+        return Ok(result.object);
+    }
+    like.object.call_method0(intern!(py, "__array_namespace__"))?.call_method1(intern!(py, "asarray"), (result.object,))
+}

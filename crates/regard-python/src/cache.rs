@@ -1,0 +1,419 @@
+//! Keys and values already seen, and attention over them.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use half::{bf16, f16};
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyTuple};
+use regard_attention::{
+    Cache, CacheDtype, Cached, Element, Outputs, PAGE, PagePool, PagedCache, Plan, Sequences, Shape,
+};
+use regard_kernels::Number;
+use regard_memory::TensorMut;
+use regard_simd::Isa;
+use regard_threads::Pool;
+
+use crate::arrays::{Copies, finish, new_like};
+use crate::attention::{OwnTerms, result};
+use crate::dtype::{Dtype, Scalar};
+use crate::error::{of_attention, wrong_type};
+use crate::foreign::View;
+use crate::mask::mask_of;
+use crate::options::Call;
+use crate::work::{detached, with_scratch};
+
+fn cache_dtype(name: &str) -> PyResult<CacheDtype> {
+    match name {
+        "float32" => Ok(CacheDtype::F32),
+        "float16" => Ok(CacheDtype::F16),
+        "bfloat16" => Ok(CacheDtype::Bf16),
+        "int8" => Ok(CacheDtype::Int8),
+        other => {
+            let expected = "expected 'float32', 'bfloat16', 'float16' or 'int8'";
+            Err(PyValueError::new_err(format!("`dtype` is '{other}'; {expected}")))
+        }
+    }
+}
+
+fn dtype_name(dtype: CacheDtype) -> &'static str {
+    match dtype {
+        CacheDtype::F32 => "float32",
+        CacheDtype::F16 => "float16",
+        CacheDtype::Bf16 => "bfloat16",
+        CacheDtype::Int8 => "int8",
+    }
+}
+
+fn lock<T>(cache: &Mutex<T>) -> MutexGuard<'_, T> {
+    cache.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Locks what another Python thread may be using, without the interpreter's lock, which that one may need.
+fn locked<'a, T: Send>(py: Python<'_>, cache: &'a Mutex<T>) -> MutexGuard<'a, T> {
+    match cache.try_lock() {
+        Ok(guard) => guard,
+        Err(std::sync::TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+        Err(std::sync::TryLockError::WouldBlock) => {
+            // A guard must not leave the closure: wait there, and lock again here.
+            loop {
+                py.detach(|| drop(lock(cache)));
+                if let Ok(guard) = cache.try_lock() {
+                    return guard;
+                }
+            }
+        }
+    }
+}
+
+/// The keys and values of one sequence and layer, in the layout that the kernels read.
+///
+/// Args:
+///     kv_heads: key/value heads.
+///     dim: numbers of a key.
+///     dim_v: numbers of a value; as of a key unless given.
+///     capacity: tokens, at most. Memory is reserved for all, and taken as they come.
+///     dtype: how numbers are stored: ``"bfloat16"``, ``"float16"``, ``"float32"`` or ``"int8"``.
+///
+/// >>> import numpy as np, regard
+/// >>> rng = np.random.default_rng(0)
+/// >>> cache = regard.Cache(2, 64, capacity=1024, dtype="float32")
+/// >>> k, v = rng.standard_normal((2, 2, 100, 64), dtype=np.float32)
+/// >>> cache.append(k, v)
+/// >>> len(cache)
+/// 100
+/// >>> q = rng.standard_normal((8, 1, 64), dtype=np.float32)
+/// >>> bool(np.allclose(regard.decode(q, cache), regard.attention(q, k, v), atol=1e-6))
+/// True
+#[pyclass(frozen, module = "regard", name = "Cache")]
+pub(crate) struct PyCache(Mutex<Cache>);
+
+#[pymethods]
+impl PyCache {
+    #[new]
+    #[pyo3(signature = (kv_heads, dim, dim_v=None, *, capacity, dtype="bfloat16"))]
+    fn new(kv_heads: usize, dim: usize, dim_v: Option<usize>, capacity: usize, dtype: &str) -> PyResult<Self> {
+        let cache = Cache::new(cache_dtype(dtype)?, kv_heads, dim, dim_v.unwrap_or(dim), capacity);
+        cache.map(|cache| PyCache(Mutex::new(cache))).map_err(of_attention)
+    }
+
+    /// Appends tokens: keys ``[kv_heads, tokens, dim]`` and values ``[kv_heads, tokens, dim_v]``, or with a batch axis of 1 in
+    /// front. Where they do not fit nothing is written.
+    fn append(&self, py: Python<'_>, k: &Bound<'_, PyAny>, v: &Bound<'_, PyAny>) -> PyResult<()> {
+        append(py, k, v, &self.0)
+    }
+
+    /// Forgets the tokens from ``len`` on.
+    fn truncate(&self, py: Python<'_>, len: usize) {
+        locked(py, &self.0).truncate(len);
+    }
+
+    /// A copy that goes its own way.
+    fn fork(&self, py: Python<'_>) -> PyResult<Self> {
+        let copy = locked(py, &self.0).fork().map_err(of_attention)?;
+        Ok(PyCache(Mutex::new(copy)))
+    }
+
+    /// Tokens, at most.
+    #[getter]
+    fn capacity(&self, py: Python<'_>) -> usize {
+        locked(py, &self.0).capacity()
+    }
+
+    /// Bytes that a full cache takes.
+    #[getter]
+    fn nbytes(&self, py: Python<'_>) -> usize {
+        locked(py, &self.0).bytes()
+    }
+
+    /// How numbers are stored.
+    #[getter]
+    fn dtype(&self, py: Python<'_>) -> &'static str {
+        dtype_name(locked(py, &self.0).dtype())
+    }
+
+    fn __len__(&self, py: Python<'_>) -> usize {
+        locked(py, &self.0).len()
+    }
+
+    fn __repr__(&self, py: Python<'_>) -> String {
+        let cache = locked(py, &self.0);
+        format!("<Cache of {} of {} tokens in {}>", cache.len(), cache.capacity(), dtype_name(cache.dtype()))
+    }
+}
+
+/// Pages for the keys and values of many sequences, and a limit that they never exceed together.
+///
+/// Args:
+///     kv_heads, dim, dim_v, dtype: as of :class:`Cache`.
+///     pages: of ``PagePool.page`` tokens each, at most.
+#[pyclass(frozen, module = "regard", name = "PagePool")]
+pub(crate) struct PyPagePool {
+    pool: PagePool,
+    sizes: (usize, usize, usize),
+}
+
+#[pymethods]
+impl PyPagePool {
+    #[new]
+    #[pyo3(signature = (kv_heads, dim, dim_v=None, *, pages, dtype="bfloat16"))]
+    fn new(kv_heads: usize, dim: usize, dim_v: Option<usize>, pages: usize, dtype: &str) -> PyResult<Self> {
+        let sizes = (kv_heads, dim, dim_v.unwrap_or(dim));
+        let pool = PagePool::new(cache_dtype(dtype)?, sizes.0, sizes.1, sizes.2, pages).map_err(of_attention)?;
+        Ok(PyPagePool { pool, sizes })
+    }
+
+    /// Tokens of a page.
+    #[classattr]
+    fn page() -> usize {
+        PAGE
+    }
+
+    /// Pages, at most.
+    #[getter]
+    fn pages(&self) -> usize {
+        self.pool.limit()
+    }
+
+    /// Pages in use; one that several caches share counts once.
+    #[getter]
+    fn used(&self) -> usize {
+        self.pool.used()
+    }
+
+    fn __repr__(&self) -> String {
+        format!("<PagePool: {} of {} pages in use>", self.pool.used(), self.pool.limit())
+    }
+}
+
+/// The keys and values of one sequence and layer in pages of a pool; forks share what they have in common.
+///
+/// >>> import numpy as np, regard
+/// >>> pool = regard.PagePool(2, 64, pages=8)
+/// >>> cache = regard.PagedCache(pool)
+/// >>> cache.append(*np.zeros((2, 2, 300, 64), dtype=np.float32))
+/// >>> branch = cache.fork()
+/// >>> pool.used, len(branch)
+/// (2, 300)
+#[pyclass(frozen, module = "regard", name = "PagedCache")]
+pub(crate) struct PyPagedCache {
+    cache: Mutex<PagedCache>,
+    sizes: (usize, usize, usize),
+}
+
+#[pymethods]
+impl PyPagedCache {
+    #[new]
+    fn new(pool: &PyPagePool) -> Self {
+        PyPagedCache { cache: Mutex::new(PagedCache::new(&pool.pool)), sizes: pool.sizes }
+    }
+
+    /// Appends tokens: keys ``[kv_heads, tokens, dim]`` and values ``[kv_heads, tokens, dim_v]``, or with a batch axis of 1 in
+    /// front. Where the pool has too few pages nothing is written.
+    fn append(&self, py: Python<'_>, k: &Bound<'_, PyAny>, v: &Bound<'_, PyAny>) -> PyResult<()> {
+        append(py, k, v, &self.cache)
+    }
+
+    /// Forgets the tokens from ``len`` on; pages that nobody else holds are free again.
+    fn truncate(&self, py: Python<'_>, len: usize) {
+        locked(py, &self.cache).truncate(len);
+    }
+
+    /// A cache that begins as this one does, and shares its pages.
+    fn fork(&self, py: Python<'_>) -> Self {
+        PyPagedCache { cache: Mutex::new(locked(py, &self.cache).fork()), sizes: self.sizes }
+    }
+
+    /// Pages that it holds, alone or with others.
+    #[getter]
+    fn pages(&self, py: Python<'_>) -> usize {
+        locked(py, &self.cache).pages()
+    }
+
+    /// How numbers are stored.
+    #[getter]
+    fn dtype(&self, py: Python<'_>) -> &'static str {
+        dtype_name(locked(py, &self.cache).dtype())
+    }
+
+    fn __len__(&self, py: Python<'_>) -> usize {
+        locked(py, &self.cache).len()
+    }
+
+    fn __repr__(&self, py: Python<'_>) -> String {
+        let cache = locked(py, &self.cache);
+        format!("<PagedCache of {} tokens on {} pages in {}>", cache.len(), cache.pages(), dtype_name(cache.dtype()))
+    }
+}
+
+/// What both kinds of cache do.
+trait Grows: Cached + Send {
+    fn tokens(&self) -> usize;
+    fn add<T: Element + Scalar>(&mut self, k: &View<'_>, v: &View<'_>) -> PyResult<()>;
+}
+
+macro_rules! grows {
+    ($($cache:ty),*) => {$(
+        impl Grows for $cache {
+            fn tokens(&self) -> usize {
+                self.len()
+            }
+
+            fn add<T: Element + Scalar>(&mut self, k: &View<'_>, v: &View<'_>) -> PyResult<()> {
+                let isa = Isa::from_environment().map_err(|error| of_attention(error.into()))?;
+                self.append(k.tensor::<T>()?, v.tensor::<T>()?, isa, Pool::global()).map_err(of_attention)
+            }
+        }
+    )*};
+}
+grows!(Cache, PagedCache);
+
+fn append<C: Grows>(py: Python<'_>, k: &Bound<'_, PyAny>, v: &Bound<'_, PyAny>, cache: &Mutex<C>) -> PyResult<()> {
+    let view = |name, array| View::of(name, array)?.readable(Copies::Allowed);
+    let (k, v) = (view("k", k)?, view("v", v)?);
+    if k.dtype != v.dtype {
+        let problem = format!("`k` has dtype {}, `v` {}: convert one", k.dtype.name(), v.dtype.name());
+        return Err(PyTypeError::new_err(problem));
+    }
+    let mut cache = locked(py, cache);
+    match k.dtype {
+        Dtype::F32 => cache.add::<f32>(&k, &v),
+        Dtype::Bf16 => cache.add::<bf16>(&k, &v),
+        Dtype::F16 => cache.add::<f16>(&k, &v),
+        Dtype::F64 => {
+            Err(PyTypeError::new_err("`k` has dtype float64; caches take float32, bfloat16 and float16: convert it"))
+        }
+    }
+}
+
+/// Attention over caches: a few new queries over all tokens so far.
+///
+/// Args:
+///     q: ``[batch, heads, queries, dim]``, also ``[heads, queries, dim]``; float32, bfloat16 or float16.
+///     cache: a :class:`Cache` or :class:`PagedCache`, or a list of them of one kind, one for each batch entry.
+///     mask: as in :func:`attention`; causal unless given. The last query stands at the last token.
+///
+/// and ``offset``, ``bias``, ``scale``, ``softcap``, ``alibi``, ``sinks``, ``return_lse`` and ``out`` as there.
+///
+/// Returns:
+///     ``[batch, heads, queries, dim_v]`` as the query is; or ``(out, lse)``.
+#[pyfunction]
+#[pyo3(
+    signature = (q, cache, mask=None, **options),
+    text_signature = "(q, cache, mask=None, *, offset=None, bias=None, scale=None, softcap=None, alibi=None, sinks=None, return_lse=False, out=None, copy=True)"
+)]
+pub(crate) fn decode<'py>(
+    q: &Bound<'py, PyAny>,
+    cache: &Bound<'py, PyAny>,
+    mask: Option<&Bound<'py, PyAny>>,
+    options: Option<&Bound<'py, PyDict>>,
+) -> PyResult<Bound<'py, PyAny>> {
+    const EXPECTED: &str = "a Cache or a PagedCache, or a list of one kind, one for each batch entry";
+    for name in ["key_lengths", "query_lengths", "segments", "dropout"] {
+        if options.is_some_and(|options| options.contains(name).unwrap_or(false)) {
+            return Err(PyTypeError::new_err(format!("decode() takes no `{name}`: a cache knows its tokens")));
+        }
+    }
+    let call = Call::of("decode", options, &["return_lse", "out"])?;
+    let py = q.py();
+    let all: Vec<Bound<'py, PyAny>> = match cache.try_iter() {
+        Ok(each) => each.collect::<PyResult<_>>()?,
+        Err(_) => vec![cache.clone()],
+    };
+    if let Some(caches) = all.iter().map(|cache| cache.cast::<PyCache>().ok()).collect::<Option<Vec<_>>>() {
+        let sizes = caches.first().map(|cache| {
+            let cache = locked(py, &cache.get().0);
+            (cache.kv_heads(), cache.dims()[0], cache.dims()[1])
+        });
+        let caches: Vec<&Mutex<Cache>> = caches.iter().map(|cache| &cache.get().0).collect();
+        return over(q, &caches, sizes, mask, call);
+    }
+    if let Some(caches) = all.iter().map(|cache| cache.cast::<PyPagedCache>().ok()).collect::<Option<Vec<_>>>() {
+        let sizes = caches.first().map(|cache| cache.get().sizes);
+        let caches: Vec<&Mutex<PagedCache>> = caches.iter().map(|cache| &cache.get().cache).collect();
+        return over(q, &caches, sizes, mask, call);
+    }
+    Err(wrong_type("cache", EXPECTED, all.first().unwrap_or(cache)))
+}
+
+fn over<'py, C: Grows>(
+    q: &Bound<'py, PyAny>,
+    caches: &[&Mutex<C>],
+    sizes: Option<(usize, usize, usize)>,
+    mask: Option<&Bound<'py, PyAny>>,
+    mut call: Call<'py>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let py = q.py();
+    let q = View::of("q", q)?.readable(call.copies)?;
+    let [batch, heads, queries, dim_k] = q.shape4();
+    let Some((kv_heads, dim, dim_v)) = sizes.filter(|_| caches.len() == batch) else {
+        let problem = format!("`cache` has {} caches; `q` has a batch of {batch}: one for each", caches.len());
+        return Err(PyValueError::new_err(problem));
+    };
+    if q.axes() < 2 || dim_k != dim || heads == 0 || !heads.is_multiple_of(kv_heads) {
+        let (shape, heads) = (q.shape(), format!("heads a multiple of {kv_heads}"));
+        let expected = format!("expected [batch, heads, queries, {dim}], {heads}, as the cache has");
+        return Err(PyValueError::new_err(format!("`q` has shape {shape:?}; {expected}")));
+    }
+    for (at, cache) in caches.iter().enumerate() {
+        if caches[..at].iter().any(|other| std::ptr::eq(*other, *cache)) {
+            return Err(PyValueError::new_err("`cache` has one cache twice: give its fork"));
+        }
+    }
+    // In the order of their addresses, so that two calls never wait for each other.
+    let mut order: Vec<usize> = (0..caches.len()).collect();
+    order.sort_by_key(|&at| std::ptr::from_ref(caches[at]).addr());
+    let mut guards: Vec<Option<MutexGuard<'_, C>>> = caches.iter().map(|_| None).collect();
+    for at in order {
+        guards[at] = Some(locked(py, caches[at]));
+    }
+    let guards: Vec<MutexGuard<'_, C>> = guards.into_iter().flatten().collect();
+    let lengths: Vec<usize> = guards.iter().map(|cache| cache.tokens()).collect();
+    let keys = lengths.iter().copied().max().unwrap_or(0);
+    if lengths.iter().any(|&len| len != keys) {
+        call.options.sequences = Sequences::Lengths { queries: None, keys: Some(lengths) };
+    }
+    let shape = Shape { batch, heads, kv_heads, queries, keys, dim_k, dim_v };
+    let mask = match mask {
+        None => regard_masks::Mask::causal(),
+        Some(_) => mask_of(mask, &shape, &call.options)?,
+    };
+    let plan = Plan::new(shape, &mask, &call.options).map_err(of_attention)?;
+    let caches: Vec<&C> = guards.iter().map(|guard| &**guard).collect();
+    match q.dtype {
+        Dtype::F32 => run::<f32, C>(&plan, &q, &caches, &call),
+        Dtype::Bf16 => run::<bf16, C>(&plan, &q, &caches, &call),
+        Dtype::F16 => run::<f16, C>(&plan, &q, &caches, &call),
+        Dtype::F64 => {
+            Err(PyTypeError::new_err("`q` has dtype float64; caches take float32, bfloat16 and float16: convert it"))
+        }
+    }
+}
+
+fn run<'py, T: Element + Scalar<Wide = f32> + Number, C: Grows>(
+    plan: &Plan,
+    q: &View<'py>,
+    caches: &[&C],
+    call: &Call<'py>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let py = q.object.py();
+    let Shape { batch, heads, queries, dim_v, .. } = plan.shape();
+    let own = OwnTerms::<f32>::of(call, heads)?;
+    let (tensor, terms) = (q.tensor::<T>()?, own.terms()?);
+    let with_lse = call.flag("return_lse")?;
+    let dtype = if with_lse { Dtype::F32 } else { T::DTYPE };
+    let mut out = result(call.own("out"), q, [batch, heads, queries, dim_v], [dtype; 2])?;
+    let all = own.inputs([q]);
+    if !with_lse {
+        let outputs = Outputs::<'_, T, f32>::new(out.tensor_mut::<T>(&all)?);
+        let work = |scratch: &mut _| plan.run_cached(tensor, caches, terms, outputs, scratch, Pool::global());
+        detached(py, || with_scratch(work))?.map_err(of_attention)?;
+        return finish(out, q);
+    }
+    let mut lse = new_like(q, "lse", [1, batch, heads, queries], dtype, q.axes() - 1)?.column();
+    let lses: TensorMut<'_, f32> = lse.tensor_mut(&all)?;
+    let outputs = Outputs::state(out.tensor_mut::<f32>(&all)?, lses);
+    let work = |scratch: &mut _| plan.run_cached(tensor, caches, terms, outputs, scratch, Pool::global());
+    detached(py, || with_scratch(work))?.map_err(of_attention)?;
+    Ok(PyTuple::new(py, [finish(out, q)?, finish(lse, q)?])?.into_any())
+}

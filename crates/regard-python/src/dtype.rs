@@ -1,0 +1,170 @@
+//! The number types of arrays.
+
+use half::{bf16, f16};
+use numpy::npyffi::NPY_TYPES;
+use numpy::{PyArrayDescr, PyArrayDescrMethods};
+use pyo3::prelude::*;
+use pyo3::types::PyTypeMethods;
+use regard_attention::{Error, Gradients, Inputs, Plan, Real, Upstream};
+use regard_memory::Arena;
+use regard_threads::Pool;
+
+/// The numbers of an array.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Dtype {
+    F32,
+    F64,
+    Bf16,
+    F16,
+}
+
+impl Dtype {
+    /// Of NumPy's, to which `ml_dtypes` adds bfloat16.
+    pub(crate) fn of_numpy(descr: &Bound<'_, PyArrayDescr>) -> Option<Dtype> {
+        let number = descr.num();
+        [(NPY_TYPES::NPY_FLOAT, Dtype::F32), (NPY_TYPES::NPY_DOUBLE, Dtype::F64), (NPY_TYPES::NPY_HALF, Dtype::F16)]
+            .into_iter()
+            .find_map(|(is, dtype)| (is as i32 == number).then_some(dtype))
+            .or_else(|| {
+                let name = descr.typeobj().name().ok()?;
+                (number >= NPY_TYPES::NPY_USERDEF as i32 && descr.itemsize() == 2 && name == "bfloat16")
+                    .then_some(Dtype::Bf16)
+            })
+    }
+
+    /// Of DLPack's codes.
+    pub(crate) fn of_dlpack(code: u8, bits: u8, lanes: u16) -> Option<Dtype> {
+        match (code, bits, lanes) {
+            (2, 16, 1) => Some(Dtype::F16),
+            (2, 32, 1) => Some(Dtype::F32),
+            (2, 64, 1) => Some(Dtype::F64),
+            (4, 16, 1) => Some(Dtype::Bf16),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn bytes(self) -> usize {
+        match self {
+            Dtype::F32 => 4,
+            Dtype::F64 => 8,
+            Dtype::Bf16 | Dtype::F16 => 2,
+        }
+    }
+
+    /// What scores, log-sum-exps and biases are in.
+    pub(crate) fn wide(self) -> Dtype {
+        if self == Dtype::F64 { Dtype::F64 } else { Dtype::F32 }
+    }
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Dtype::F32 => "float32",
+            Dtype::F64 => "float64",
+            Dtype::Bf16 => "bfloat16",
+            Dtype::F16 => "float16",
+        }
+    }
+}
+
+/// A number type, by its place in [`Dtype`], and the backward pass of each.
+pub(crate) trait Scalar: Real {
+    const DTYPE: Dtype;
+
+    /// The gradients of a call whose result is in these numbers.
+    fn backward(
+        plan: &Plan,
+        inputs: &Inputs<'_, Self, Self::Wide>,
+        upstream: &Upstream<'_, Self, Self::Wide>,
+        gradients: Gradients<'_, Self, Self::Wide>,
+        scratch: &mut Arena,
+    ) -> Result<(), Error>;
+
+    /// The same of one whose result is ready to be merged.
+    fn backward_wide(
+        plan: &Plan,
+        inputs: &Inputs<'_, Self, Self::Wide>,
+        upstream: &Upstream<'_, Self::Wide, Self::Wide>,
+        gradients: Gradients<'_, Self, Self::Wide>,
+        scratch: &mut Arena,
+    ) -> Result<(), Error>;
+}
+
+macro_rules! scalar {
+    ($T:ty, $dtype:expr) => {
+        impl Scalar for $T {
+            const DTYPE: Dtype = $dtype;
+
+            fn backward(
+                plan: &Plan,
+                inputs: &Inputs<'_, Self>,
+                upstream: &Upstream<'_, Self>,
+                gradients: Gradients<'_, Self>,
+                scratch: &mut Arena,
+            ) -> Result<(), Error> {
+                plan.backward(inputs, upstream, gradients, scratch, Pool::global())
+            }
+
+            fn backward_wide(
+                plan: &Plan,
+                inputs: &Inputs<'_, Self>,
+                upstream: &Upstream<'_, f32>,
+                gradients: Gradients<'_, Self>,
+                scratch: &mut Arena,
+            ) -> Result<(), Error> {
+                plan.backward(inputs, upstream, gradients, scratch, Pool::global())
+            }
+        }
+    };
+}
+scalar!(f32, Dtype::F32);
+scalar!(bf16, Dtype::Bf16);
+scalar!(f16, Dtype::F16);
+
+impl Scalar for f64 {
+    const DTYPE: Dtype = Dtype::F64;
+
+    fn backward(
+        plan: &Plan,
+        inputs: &Inputs<'_, f64, f64>,
+        upstream: &Upstream<'_, f64, f64>,
+        gradients: Gradients<'_, f64, f64>,
+        _: &mut Arena,
+    ) -> Result<(), Error> {
+        plan.backward_f64(inputs, upstream, gradients, Pool::global())
+    }
+
+    fn backward_wide(
+        plan: &Plan,
+        inputs: &Inputs<'_, f64, f64>,
+        upstream: &Upstream<'_, f64, f64>,
+        gradients: Gradients<'_, f64, f64>,
+        scratch: &mut Arena,
+    ) -> Result<(), Error> {
+        Self::backward(plan, inputs, upstream, gradients, scratch)
+    }
+}
+
+/// Runs a body with the type that a [`Dtype`] stands for.
+macro_rules! with_type {
+    ($dtype:expr, $T:ident => $body:expr) => {
+        match $dtype {
+            $crate::dtype::Dtype::F32 => {
+                type $T = f32;
+                $body
+            }
+            $crate::dtype::Dtype::F64 => {
+                type $T = f64;
+                $body
+            }
+            $crate::dtype::Dtype::Bf16 => {
+                type $T = half::bf16;
+                $body
+            }
+            $crate::dtype::Dtype::F16 => {
+                type $T = half::f16;
+                $body
+            }
+        }
+    };
+}
+pub(crate) use with_type;

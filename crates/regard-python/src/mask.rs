@@ -1,0 +1,479 @@
+//! Masks, and their layouts.
+
+use numpy::{PyReadonlyArrayDyn, PyUntypedArray, PyUntypedArrayMethods};
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyString, PyTuple};
+use regard_attention::{Offset, Options, Sequences, Shape};
+use regard_draw::{Picture, Style, draw_layout, draw_mask};
+use regard_kernels::ROWS;
+use regard_masks::{BlockLayout, Edges, Mask, TileShape};
+
+use crate::error::{of_draw, of_mask, wrong_type};
+use crate::foreign::numpy;
+use crate::options::indices;
+
+/// Pairs that are drawn where nobody says how many.
+const DRAWN: usize = 48;
+
+/// Pairs of an array that is made of a mask, at most: what fits into memory for sure.
+const MOST_PAIRS: usize = 1 << 34;
+
+/// Which (query, key) pairs live: a set of pairs, combined with ``|``, ``&`` and ``~``.
+///
+/// Query ``i`` stands at position ``p = i + offset`` among the keys; unless a call says otherwise the last query stands at the
+/// last key. A mask costs what it keeps: of an empty tile nothing is computed, and a full one needs no mask.
+///
+/// >>> from regard import Mask
+/// >>> mask = Mask.causal() & (Mask.window(2, None) | Mask.prefix(1))
+/// >>> print(mask.draw(6, 6))
+/// █·····
+/// ██····
+/// ███···
+/// ████··
+/// █·███·
+/// █··███
+/// <BLANKLINE>
+/// >>> mask
+/// Mask("causal & (window(2, ∞) | prefix(1))")
+/// >>> mask == Mask("causal & (window(2, inf) | prefix(1))")
+/// True
+#[pyclass(frozen, eq, module = "regard", name = "Mask")]
+#[derive(Clone, PartialEq)]
+pub(crate) struct PyMask(pub(crate) Mask);
+
+#[pymethods]
+impl PyMask {
+    /// The mask of an expression, as ``str`` of a mask writes it.
+    #[new]
+    fn new(expression: &str) -> PyResult<Self> {
+        parsed(expression).map(PyMask)
+    }
+
+    /// Every pair.
+    #[staticmethod]
+    fn full() -> Self {
+        PyMask(Mask::full())
+    }
+
+    /// Keys up to the query's own position, ``j <= p``.
+    #[staticmethod]
+    fn causal() -> Self {
+        PyMask(Mask::causal())
+    }
+
+    /// Keys at most ``left`` before and ``right`` after the query's position, both inclusive; None is unbounded. (A "window of
+    /// W" of Hugging Face is ``causal() & window(W - 1, None)``.)
+    #[staticmethod]
+    fn window(left: Option<usize>, right: Option<usize>) -> Self {
+        PyMask(Mask::window(left, right))
+    }
+
+    /// These keys, for every query.
+    #[staticmethod]
+    fn global_keys(indices: &Bound<'_, PyAny>) -> PyResult<Self> {
+        Ok(PyMask(Mask::global_keys(crate::options::indices("indices", indices)?)))
+    }
+
+    /// Every key, for queries at these positions.
+    #[staticmethod]
+    fn global_queries(indices: &Bound<'_, PyAny>) -> PyResult<Self> {
+        Ok(PyMask(Mask::global_queries(crate::options::indices("indices", indices)?)))
+    }
+
+    /// The keys that an array of booleans keeps, ``[keys]``, or another set for each batch entry, ``[batch, keys]``: padding on
+    /// any side.
+    #[staticmethod]
+    fn keys(kept: &Bound<'_, PyAny>) -> PyResult<Self> {
+        let (kept, shape) = booleans("kept", kept)?;
+        match shape[..] {
+            [_] => Ok(PyMask(Mask::keys(&kept))),
+            [batch, keys] => {
+                let entries = (0..batch).map(|b| Mask::keys(&kept[b * keys..(b + 1) * keys]));
+                Mask::by_batch(entries).map(PyMask).map_err(of_mask)
+            }
+            _ => Err(PyValueError::new_err(format!("`kept` has shape {shape:?}; expected [keys] or [batch, keys]"))),
+        }
+    }
+
+    /// Keys of the query's own block: ``p // size == j // size``.
+    #[staticmethod]
+    fn block_diagonal(size: usize) -> PyResult<Self> {
+        Mask::block_diagonal(size).map(PyMask).map_err(of_mask)
+    }
+
+    /// Every ``step``-th key, from the first on.
+    #[staticmethod]
+    fn strided(step: usize) -> PyResult<Self> {
+        Mask::strided(step).map(PyMask).map_err(of_mask)
+    }
+
+    /// Keys drawn at random: each query sees ``round(density * keys)`` different ones, by a generator that is keyed by the seed
+    /// and the query's position.
+    #[staticmethod]
+    fn random(density: f64, seed: u64) -> PyResult<Self> {
+        Mask::random(density, seed).map(PyMask).map_err(of_mask)
+    }
+
+    /// The first ``n`` keys.
+    #[staticmethod]
+    fn prefix(n: usize) -> Self {
+        PyMask(Mask::prefix(n))
+    }
+
+    /// The edges of a graph: a list or array ``[edges, 2]`` of pairs ``(query, key)``, or compressed rows as a tuple
+    /// ``(indptr, indices)`` or a matrix of SciPy's in CSR form. With ``symmetric`` an edge goes both ways.
+    ///
+    /// >>> from regard import Mask
+    /// >>> ring = Mask.edges([(p, (p + 1) % 4) for p in range(4)], symmetric=True)
+    /// >>> print(ring.draw(4, 4))
+    /// ·█·█
+    /// █·█·
+    /// ·█·█
+    /// █·█·
+    /// <BLANKLINE>
+    #[staticmethod]
+    #[pyo3(signature = (pairs, symmetric=false))]
+    fn edges(pairs: &Bound<'_, PyAny>, symmetric: bool) -> PyResult<Self> {
+        let edges = if symmetric { Edges::Symmetric } else { Edges::Directed };
+        let rows = |offsets: &Bound<'_, PyAny>, targets: &Bound<'_, PyAny>| {
+            let (offsets, targets) = (whole_numbers("indptr", offsets)?.0, whole_numbers("indices", targets)?.0);
+            Mask::edges(&offsets, &targets, edges).map(PyMask).map_err(of_mask)
+        };
+        if let Ok(both) = pairs.cast::<PyTuple>() {
+            if both.len() != 2 {
+                let problem = format!(
+                    "`pairs` is a tuple of {}; expected (indptr, indices), or pairs in a list or array",
+                    both.len()
+                );
+                return Err(PyValueError::new_err(problem));
+            }
+            return rows(&both.get_item(0)?, &both.get_item(1)?);
+        }
+        let (indptr, targets) = (intern!(pairs.py(), "indptr"), intern!(pairs.py(), "indices"));
+        if pairs.hasattr(indptr)? && pairs.hasattr(targets)? {
+            return rows(&pairs.getattr(indptr)?, &pairs.getattr(targets)?);
+        }
+        let (numbers, shape) = whole_numbers("pairs", pairs)?;
+        if !matches!(shape[..], [_, 2] | [0]) {
+            return Err(PyValueError::new_err(format!("`pairs` has shape {shape:?}; expected [edges, 2]")));
+        }
+        let pairs = numbers.chunks_exact(2).map(|pair| (pair[0], pair[1]));
+        Mask::edge_pairs(pairs, edges).map(PyMask).map_err(of_mask)
+    }
+
+    /// Square blocks of ``size`` queries and keys, those that an array of booleans ``[rows, columns]`` keeps.
+    #[staticmethod]
+    fn blocks(block_mask: &Bound<'_, PyAny>, size: usize) -> PyResult<Self> {
+        let (kept, shape) = booleans("block_mask", block_mask)?;
+        match shape[..] {
+            [rows, columns] => Mask::blocks(size, rows, columns, &kept).map(PyMask).map_err(of_mask),
+            _ => Err(PyValueError::new_err(format!("`block_mask` has shape {shape:?}; expected [rows, columns]"))),
+        }
+    }
+
+    /// An array of booleans, ``[queries, keys]`` up to ``[batch or 1, heads or 1, queries, keys]``: the pairs that are kept, the
+    /// last query at the last key.
+    #[staticmethod]
+    fn dense(array: &Bound<'_, PyAny>) -> PyResult<Self> {
+        let (kept, shape) = dense_array("array", array)?;
+        Mask::dense_array(shape, &kept).map(PyMask).map_err(of_mask)
+    }
+
+    /// Another mask for each batch entry.
+    #[staticmethod]
+    fn by_batch(masks: Vec<PyRef<'_, PyMask>>) -> PyResult<Self> {
+        Mask::by_batch(masks.iter().map(|mask| mask.0.clone())).map(PyMask).map_err(of_mask)
+    }
+
+    /// Another mask for each query head.
+    #[staticmethod]
+    fn by_head(masks: Vec<PyRef<'_, PyMask>>) -> PyResult<Self> {
+        Mask::by_head(masks.iter().map(|mask| mask.0.clone())).map(PyMask).map_err(of_mask)
+    }
+
+    fn __or__(&self, other: &PyMask) -> PyMask {
+        PyMask(self.0.clone() | other.0.clone())
+    }
+
+    fn __and__(&self, other: &PyMask) -> PyMask {
+        PyMask(self.0.clone() & other.0.clone())
+    }
+
+    fn __invert__(&self) -> PyMask {
+        PyMask(!self.0.clone())
+    }
+
+    /// Whether the query at position ``p`` sees key ``j`` of ``n_k`` keys: the definition of the mask.
+    fn allows(&self, p: i64, j: usize, n_k: usize) -> bool {
+        self.0.allows(p, j, n_k)
+    }
+
+    /// The mask of one batch entry and query head, of one that differs by these.
+    fn select(&self, batch: usize, head: usize) -> PyMask {
+        PyMask(self.0.select(batch, head))
+    }
+
+    /// What kernels compute of the mask for so many queries and keys.
+    #[pyo3(signature = (n_q, n_k, offset=None))]
+    fn layout(&self, n_q: usize, n_k: usize, offset: Option<i64>) -> PyResult<Layout> {
+        self.same_for_all("layout")?;
+        let mut layout = BlockLayout::new();
+        let tile = TileShape { rows: ROWS, group: 1 };
+        layout.compile(&self.0, n_q, n_k, offset.unwrap_or_else(|| at_end(n_q, n_k)), tile).map_err(of_mask)?;
+        Ok(Layout(layout))
+    }
+
+    /// The mask as an array of booleans ``[n_q, n_k]``, or ``[batch, heads, n_q, n_k]`` of one that differs by these; with
+    /// ``additive`` of float32, 0 where a pair is kept and −inf where not.
+    #[pyo3(signature = (n_q, n_k, offset=None, additive=false))]
+    fn to_numpy<'py>(
+        &self,
+        py: Python<'py>,
+        n_q: usize,
+        n_k: usize,
+        offset: Option<i64>,
+        additive: bool,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let offset = offset.unwrap_or_else(|| at_end(n_q, n_k));
+        let (batch, heads) = (self.0.batch().map_err(of_mask)?, self.0.heads().map_err(of_mask)?);
+        let pairs = [batch, heads, n_k].iter().try_fold(n_q, |all, &each| all.checked_mul(each));
+        if pairs.is_none_or(|pairs| pairs > MOST_PAIRS) {
+            return Err(PyValueError::new_err(format!(
+                "{batch} × {heads} × {n_q} × {n_k} pairs are too many for an array"
+            )));
+        }
+        let mut kept = Vec::new();
+        for (b, h) in (0..batch).flat_map(|b| (0..heads).map(move |h| (b, h))) {
+            kept.extend(self.0.select(b, h).to_bool(n_q, n_k, offset).map_err(of_mask)?);
+        }
+        let shape = if batch * heads == 1 { vec![n_q, n_k] } else { vec![batch, heads, n_q, n_k] };
+        let array = numpy::PyArray1::from_vec(py, kept).into_any();
+        let array = array.call_method1(intern!(py, "reshape"), (PyTuple::new(py, shape)?,))?;
+        if !additive {
+            return Ok(array);
+        }
+        let zero = numpy(py)?.call_method1(intern!(py, "float32"), (0.0,))?;
+        let removed = numpy(py)?.call_method1(intern!(py, "float32"), (f32::NEG_INFINITY,))?;
+        numpy(py)?.call_method1(intern!(py, "where"), (array, zero, removed))
+    }
+
+    /// The mask as text, ``█`` for a pair that is kept and ``·`` for one that is not.
+    #[pyo3(signature = (n_q, n_k, offset=None))]
+    fn draw(&self, n_q: usize, n_k: usize, offset: Option<i64>) -> PyResult<String> {
+        if n_q.saturating_mul(n_k) > 1 << 24 {
+            return Err(PyValueError::new_err(format!(
+                "{n_q} × {n_k} pairs are too many to be drawn as text: .svg shades them"
+            )));
+        }
+        Ok(self.0.draw(n_q, n_k, offset.unwrap_or_else(|| at_end(n_q, n_k))).to_string())
+    }
+
+    /// The mask as a picture, in SVG; large ones are shaded.
+    #[pyo3(signature = (n_q, n_k, offset=None))]
+    fn svg(&self, n_q: usize, n_k: usize, offset: Option<i64>) -> PyResult<String> {
+        Ok(self.picture(n_q, n_k, offset)?.svg())
+    }
+
+    /// The mask as a picture, the bytes of a PNG file.
+    #[pyo3(signature = (n_q, n_k, offset=None))]
+    fn png<'py>(&self, py: Python<'py>, n_q: usize, n_k: usize, offset: Option<i64>) -> PyResult<Bound<'py, PyBytes>> {
+        Ok(PyBytes::new(py, &self.picture(n_q, n_k, offset)?.png()))
+    }
+
+    /// What a notebook shows: the first queries and keys.
+    fn _repr_svg_(&self) -> Option<String> {
+        self.picture(DRAWN, DRAWN, None).ok().map(|picture| picture.svg())
+    }
+
+    fn __str__(&self) -> String {
+        self.0.to_string()
+    }
+
+    fn __repr__(&self) -> String {
+        format!("Mask(\"{}\")", self.0)
+    }
+}
+
+impl PyMask {
+    fn picture(&self, n_q: usize, n_k: usize, offset: Option<i64>) -> PyResult<Picture> {
+        self.same_for_all("a picture")?;
+        draw_mask(&self.0, n_q, n_k, offset.unwrap_or_else(|| at_end(n_q, n_k)), &Style::default()).map_err(of_draw)
+    }
+
+    fn same_for_all(&self, what: &str) -> PyResult<()> {
+        let (batch, heads) = (self.0.batch().map_err(of_mask)?, self.0.heads().map_err(of_mask)?);
+        if (batch, heads) == (1, 1) {
+            return Ok(());
+        }
+        let differs = format!("the mask differs by {batch} batch entries and {heads} heads");
+        Err(PyValueError::new_err(format!("{differs}: {what} is of one, .select(batch, head)")))
+    }
+}
+
+/// What kernels compute of a mask: which panels of 64 keys are full, on its rim or empty, for each tile of 6 queries.
+///
+/// >>> from regard import Mask
+/// >>> layout = (Mask.causal() & Mask.window(127, None)).layout(1024, 1024)
+/// >>> round(layout.density, 3), layout.live_pairs
+/// (0.117, 122944)
+#[pyclass(frozen, module = "regard", name = "Layout")]
+pub(crate) struct Layout(BlockLayout);
+
+#[pymethods]
+impl Layout {
+    /// The share of all pairs that the mask keeps.
+    #[getter]
+    fn density(&self) -> f64 {
+        self.0.density()
+    }
+
+    /// Pairs that the mask keeps.
+    #[getter]
+    fn live_pairs(&self) -> u64 {
+        self.0.live_pairs()
+    }
+
+    /// Pairs that kernels compute, live or not: what a call costs.
+    #[getter]
+    fn cost(&self) -> u64 {
+        self.0.cost().computed()
+    }
+
+    /// ``(queries, keys)``.
+    #[getter]
+    fn shape(&self) -> (usize, usize) {
+        (self.0.n_q(), self.0.n_k())
+    }
+
+    /// The layout as a picture, in SVG.
+    fn svg(&self) -> PyResult<String> {
+        Ok(draw_layout(&self.0, &Style::default()).map_err(of_draw)?.svg())
+    }
+
+    /// The layout as a picture, the bytes of a PNG file.
+    fn png<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        Ok(PyBytes::new(py, &draw_layout(&self.0, &Style::default()).map_err(of_draw)?.png()))
+    }
+
+    /// What a notebook shows.
+    fn _repr_svg_(&self) -> Option<String> {
+        self.svg().ok()
+    }
+
+    fn __str__(&self) -> String {
+        self.0.to_string()
+    }
+
+    fn __repr__(&self) -> String {
+        let (n_q, n_k) = self.shape();
+        format!("<Layout of {n_q} queries × {n_k} keys: {:.1}% of the pairs live>", 100.0 * self.density())
+    }
+}
+
+/// Where the first query stands if the last one stands at the last key.
+fn at_end(n_q: usize, n_k: usize) -> i64 {
+    n_k as i64 - n_q as i64
+}
+
+fn parsed(expression: &str) -> PyResult<Mask> {
+    expression.parse().map_err(of_mask)
+}
+
+/// The mask that a caller gave for a call: a mask, an expression, or booleans whose rows are those of the query.
+pub(crate) fn mask_of(given: Option<&Bound<'_, PyAny>>, shape: &Shape, options: &Options) -> PyResult<Mask> {
+    let Some(given) = given else { return Ok(Mask::full()) };
+    if let Ok(mask) = given.cast::<PyMask>() {
+        return Ok(mask.get().0.clone());
+    }
+    if let Ok(expression) = given.cast::<PyString>() {
+        return parsed(expression.to_str()?);
+    }
+    let (kept, has) = dense_array("mask", given)?;
+    let expected = [shape.batch, shape.heads, shape.queries, shape.keys];
+    let fits = |axis: usize| has[axis] == expected[axis] || (axis < 2 && has[axis] == 1);
+    if !(0..4).all(fits) {
+        return Err(PyValueError::new_err(format!(
+            "`mask` has shape {has:?}; expected {expected:?}, or 1 for batch and heads"
+        )));
+    }
+    // Its rows are queries, wherever these stand; a mask is over positions.
+    let dense = |first: i64| Mask::dense_array_at(first, has, &kept).map_err(of_mask);
+    let lengths = match &options.sequences {
+        Sequences::Whole => None,
+        Sequences::Lengths { queries, keys } => Some((queries, keys)),
+        Sequences::Packed(_) => {
+            return Err(PyValueError::new_err(
+                "a `mask` of booleans has no meaning for segments: make it of regard.Mask",
+            ));
+        }
+    };
+    let length = |lengths: &Option<Vec<usize>>, all: usize, entry: usize| {
+        lengths.as_ref().map_or(Some(all), |lengths| lengths.get(entry).copied()).unwrap_or(all)
+    };
+    let first = |entry: usize| match &options.offset {
+        Offset::Same(offset) => *offset,
+        Offset::Each(each) => each.get(entry).copied().unwrap_or_default(),
+        Offset::AtEnd => {
+            let (queries, keys) = lengths.map_or((shape.queries, shape.keys), |(queries, keys)| {
+                (length(queries, shape.queries, entry), length(keys, shape.keys, entry))
+            });
+            at_end(queries, keys)
+        }
+    };
+    let firsts: Vec<i64> = (0..shape.batch).map(first).collect();
+    if firsts.windows(2).all(|two| two[0] == two[1]) {
+        return dense(firsts.first().copied().unwrap_or(0));
+    }
+    let entry = |(b, &first): (usize, &i64)| {
+        let mask = dense(first)?;
+        Mask::by_head((0..has[1]).map(|h| mask.select(b.min(has[0] - 1), h))).map_err(of_mask)
+    };
+    Mask::by_batch(firsts.iter().enumerate().map(entry).collect::<PyResult<Vec<_>>>()?).map_err(of_mask)
+}
+
+/// An array of booleans of two to four axes.
+fn dense_array(name: &str, array: &Bound<'_, PyAny>) -> PyResult<(Vec<bool>, [usize; 4])> {
+    let (kept, shape) = booleans(name, array)?;
+    let shape = match shape[..] {
+        [queries, keys] => [1, 1, queries, keys],
+        [heads, queries, keys] => [1, heads, queries, keys],
+        [batch, heads, queries, keys] => [batch, heads, queries, keys],
+        _ => {
+            let problem =
+                format!("`{name}` has shape {shape:?}; expected [queries, keys] up to [batch, heads, queries, keys]");
+            return Err(PyValueError::new_err(problem));
+        }
+    };
+    Ok((kept, shape))
+}
+
+/// An array as NumPy has it.
+fn as_numpy<'py>(array: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyUntypedArray>> {
+    let array = numpy(array.py())?.call_method1(intern!(array.py(), "asarray"), (array,))?;
+    Ok(array.cast_into::<PyUntypedArray>()?)
+}
+
+fn booleans(name: &str, array: &Bound<'_, PyAny>) -> PyResult<(Vec<bool>, Vec<usize>)> {
+    let array = as_numpy(array)?;
+    let Ok(kept) = array.extract::<PyReadonlyArrayDyn<'_, bool>>() else {
+        let dtype = array.dtype();
+        let fix = "True where a query sees a key; scores are added to by `bias`";
+        return Err(PyTypeError::new_err(format!("`{name}` has dtype {dtype}; expected booleans, {fix}")));
+    };
+    Ok((kept.as_array().iter().copied().collect(), array.shape().to_vec()))
+}
+
+fn whole_numbers(name: &str, array: &Bound<'_, PyAny>) -> PyResult<(Vec<usize>, Vec<usize>)> {
+    let as_array = as_numpy(array)?;
+    let shape = as_array.shape().to_vec();
+    if shape.contains(&0) {
+        return Ok((Vec::new(), shape));
+    }
+    let flat = as_array.call_method0(intern!(array.py(), "ravel"))?;
+    if !matches!(as_array.dtype().getattr("kind")?.extract::<char>()?, 'i' | 'u') {
+        return Err(wrong_type(name, "an array of whole numbers", array));
+    }
+    Ok((indices(name, &flat)?, shape))
+}

@@ -1,0 +1,202 @@
+//! What a call of attention may be told beside its arrays: the keywords that all functions share.
+
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyBool, PyDict, PyInt, PyString, PyTuple};
+use regard_attention::{Dropout, Offset, Options, Real, Segment, Sequences};
+
+use crate::arrays::Copies;
+use crate::dtype::with_type;
+use crate::error::wrong_type;
+use crate::foreign::View;
+
+/// The keywords of attention, read.
+#[derive(Default)]
+pub(crate) struct Call<'py> {
+    pub(crate) options: Options,
+    pub(crate) bias: Option<Bound<'py, PyAny>>,
+    pub(crate) slopes: Option<Vec<f64>>,
+    pub(crate) sinks: Option<Vec<f64>>,
+    pub(crate) sequence_ids: Option<Vec<u64>>,
+    pub(crate) copies: Copies,
+    /// The keywords that are a function's own.
+    pub(crate) others: Vec<(String, Bound<'py, PyAny>)>,
+}
+
+impl<'py> Call<'py> {
+    /// Reads the keywords of a function, those of all and `own` ones.
+    ///
+    /// # Errors
+    /// `TypeError` for a keyword that there is not, or a value of the wrong type; `ValueError` for one out of its range.
+    pub(crate) fn of(function: &str, keywords: Option<&Bound<'py, PyDict>>, own: &[&str]) -> PyResult<Self> {
+        let mut call = Call::default();
+        let Some(keywords) = keywords else { return Ok(call) };
+        let (mut keys, mut queries, mut segments) = (None, None, None);
+        let (mut probability, mut seed) = (0.0_f32, None);
+        for (name, value) in keywords {
+            let name = name.cast::<PyString>()?;
+            let name = name.to_str()?;
+            if own.contains(&name) {
+                call.others.push((name.to_owned(), value));
+                continue;
+            }
+            let given = (!value.is_none()).then_some(&value);
+            match name {
+                "key_lengths" => keys = given.map(|value| indices("key_lengths", value)).transpose()?,
+                "query_lengths" => queries = given.map(|value| indices("query_lengths", value)).transpose()?,
+                "segments" => segments = given.map(segments_of).transpose()?,
+                "offset" => call.options.offset = given.map_or(Ok(Offset::AtEnd), offset_of)?,
+                "bias" => call.bias = given.cloned(),
+                "scale" => call.options.scale = given.map(|value| number("scale", value)).transpose()?,
+                "softcap" => call.options.softcap = given.map(|value| number("softcap", value)).transpose()?,
+                "alibi" => call.slopes = given.map(|value| numbers("alibi", value)).transpose()?,
+                "sinks" => call.sinks = given.map(|value| numbers("sinks", value)).transpose()?,
+                "dropout" => {
+                    let chance = given.map_or(Ok(0.0), |value| number("dropout", value))?;
+                    if !(0.0..1.0).contains(&chance) {
+                        let problem = format!("`dropout` is {chance}; expected a probability, at least 0 and below 1");
+                        return Err(PyValueError::new_err(problem));
+                    }
+                    probability = chance as f32;
+                }
+                "seed" => seed = given.map(|value| whole("seed", value)).transpose()?,
+                "sequence_ids" => {
+                    let ids = given.map(|value| indices("sequence_ids", value)).transpose()?;
+                    call.sequence_ids = ids.map(|ids| ids.into_iter().map(|id| id as u64).collect());
+                }
+                "copy" => {
+                    let allowed = given.is_none_or(|value| value.is_truthy().unwrap_or(true));
+                    call.copies = if allowed { Copies::Allowed } else { Copies::Refused };
+                }
+                _ => {
+                    let problem = format!("{function}() got an unexpected keyword argument '{name}'");
+                    return Err(PyTypeError::new_err(problem));
+                }
+            }
+        }
+        if probability > 0.0 {
+            let Some(seed) = seed else {
+                return Err(PyValueError::new_err(
+                    "`dropout` needs a `seed`, by which the backward pass drops the same weights",
+                ));
+            };
+            call.options.dropout = Some(Dropout { probability, seed });
+        }
+        call.options.sequences = match (segments, queries.is_some() || keys.is_some()) {
+            (Some(_), true) => {
+                return Err(PyValueError::new_err(
+                    "`segments` have lengths of their own: leave out key_lengths and query_lengths",
+                ));
+            }
+            (Some(segments), false) => Sequences::Packed(segments),
+            (None, true) => Sequences::Lengths { queries, keys },
+            (None, false) => Sequences::Whole,
+        };
+        Ok(call)
+    }
+
+    /// One of a function's own keywords, unless it is None.
+    pub(crate) fn own(&self, name: &str) -> Option<&Bound<'py, PyAny>> {
+        self.others.iter().find(|(is, _)| is == name).map(|(_, value)| value).filter(|value| !value.is_none())
+    }
+
+    /// A keyword that is true or false; false unless given.
+    pub(crate) fn flag(&self, name: &str) -> PyResult<bool> {
+        self.own(name).map_or(Ok(false), |value| match value.cast::<PyBool>() {
+            Ok(flag) => Ok(flag.is_true()),
+            Err(_) => Err(wrong_type(name, "True or False", value)),
+        })
+    }
+}
+
+/// Numbers in the width of scores.
+pub(crate) fn widened<T: Real>(numbers: Option<&Vec<f64>>) -> Option<Vec<T::Wide>> {
+    numbers.map(|numbers| numbers.iter().map(|&x| T::wide(x)).collect())
+}
+
+/// A finite number.
+pub(crate) fn number(name: &str, value: &Bound<'_, PyAny>) -> PyResult<f64> {
+    let number: f64 = value.extract().map_err(|_| wrong_type(name, "a number", value))?;
+    if number.is_finite() {
+        return Ok(number);
+    }
+    Err(PyValueError::new_err(format!("`{name}` is {number}; expected a finite number")))
+}
+
+/// A whole number, not below zero.
+pub(crate) fn whole(name: &str, value: &Bound<'_, PyAny>) -> PyResult<u64> {
+    let number: i128 = match value.cast::<PyInt>() {
+        Ok(number) => number.extract()?,
+        // NumPy's numbers are no ints, but can be indices.
+        Err(_) => {
+            let index = value.call_method0(pyo3::intern!(value.py(), "__index__"));
+            index.map_err(|_| wrong_type(name, "a whole number", value))?.extract()?
+        }
+    };
+    let expected = || PyValueError::new_err(format!("`{name}` is {number}; expected a whole number, not below 0"));
+    u64::try_from(number).map_err(|_| expected())
+}
+
+/// A sequence or an array of whole numbers, not below zero.
+pub(crate) fn indices(name: &str, value: &Bound<'_, PyAny>) -> PyResult<Vec<usize>> {
+    let list = as_list(value)?;
+    let each = list.try_iter().map_err(|_| wrong_type(name, "a sequence of whole numbers", value))?;
+    each.map(|number| Ok(whole(name, &number?)? as usize)).collect()
+}
+
+/// Arrays as lists of Python's numbers; all else as it is.
+fn as_list<'py>(value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    let method = pyo3::intern!(value.py(), "tolist");
+    if value.hasattr(method)? { value.call_method0(method) } else { Ok(value.clone()) }
+}
+
+/// A sequence or an array of one axis of numbers.
+pub(crate) fn numbers(name: &'static str, value: &Bound<'_, PyAny>) -> PyResult<Vec<f64>> {
+    if let Ok(view) = View::of(name, value) {
+        if view.axes() != 1 {
+            let shape = view.shape();
+            return Err(PyValueError::new_err(format!(
+                "`{name}` has shape {shape:?}; expected [heads], one number a head"
+            )));
+        }
+        return Ok(with_type!(view.dtype, T => view.read::<T>().into_iter().map(Real::to_f64).collect()));
+    }
+    let list = as_list(value)?;
+    let each = list.try_iter().map_err(|_| wrong_type(name, "a sequence of numbers, one a head", value))?;
+    each.map(|number| number?.extract().map_err(|_| wrong_type(name, "a sequence of numbers, one a head", value)))
+        .collect()
+}
+
+/// One number, or one for each sequence.
+fn offset_of(value: &Bound<'_, PyAny>) -> PyResult<Offset> {
+    let expected = "a whole number, or one for each batch entry";
+    let one = |value: &Bound<'_, PyAny>| -> PyResult<i64> {
+        let index = value.call_method0(pyo3::intern!(value.py(), "__index__"));
+        index.map_err(|_| wrong_type("offset", expected, value))?.extract()
+    };
+    let list = as_list(value)?;
+    match list.try_iter() {
+        Ok(each) => Ok(Offset::Each(each.map(|offset| one(&offset?)).collect::<PyResult<_>>()?)),
+        Err(_) => Ok(Offset::Same(one(&list)?)),
+    }
+}
+
+/// Lengths of segments that follow each other in the only batch entry, or tuples `(batch, (from, to), (from, to))`.
+fn segments_of(value: &Bound<'_, PyAny>) -> PyResult<Vec<Segment>> {
+    const EXPECTED: &str = "lengths, or tuples (batch, (first query, end), (first key, end))";
+    let list = as_list(value)?;
+    let each = list.try_iter().map_err(|_| wrong_type("segments", EXPECTED, value))?;
+    let mut end = 0_usize;
+    each.map(|segment| {
+        let segment = segment?;
+        if let Ok(whole_one) = segment.cast::<PyTuple>() {
+            let (batch, queries, keys): (usize, (usize, usize), (usize, usize)) =
+                whole_one.extract().map_err(|_| wrong_type("segments", EXPECTED, whole_one))?;
+            return Ok(Segment { batch, queries: queries.0..queries.1, keys: keys.0..keys.1 });
+        }
+        let start = end;
+        end = start.saturating_add(whole("segments", &segment)? as usize);
+        Ok(Segment { batch: 0, queries: start..end, keys: start..end })
+    })
+    .collect()
+}

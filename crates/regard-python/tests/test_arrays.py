@@ -1,0 +1,301 @@
+"""What goes in and comes out: kinds of arrays, what is copied and what is not, and what is refused."""
+
+import ctypes
+import resource
+import subprocess
+import sys
+
+import ml_dtypes
+import numpy as np
+import pytest
+import reference
+
+import regard
+from regard import Mask
+
+
+def arrays(rng, dtype=np.float32, shape=(2, 4, 30, 16)):
+    return rng.standard_normal((3, *shape)).astype(dtype)
+
+
+def test_results_are_of_the_kind_of_the_query(rng):
+    torch, jax = pytest.importorskip("torch"), pytest.importorskip("jax")
+    q, k, v = arrays(rng)
+    expected = regard.attention(q, k, v, "causal")
+    assert type(expected) is np.ndarray
+    tensors = [torch.from_numpy(x) for x in (q, k, v)]
+    out, lse = regard.attention(*tensors, "causal", return_lse=True)
+    assert isinstance(out, torch.Tensor) and isinstance(lse, torch.Tensor)
+    assert (out.numpy() == expected).all()
+    arrays_of_jax = [jax.numpy.asarray(x) for x in (q, k, v)]
+    out = regard.attention(*arrays_of_jax, "causal")
+    assert isinstance(out, jax.Array) and (np.asarray(out) == expected).all()
+    # What is not the query may be of any kind.
+    assert (regard.attention(q, tensors[1], arrays_of_jax[2], "causal") == expected).all()
+    assert (regard.attention(memoryview(q), k, v, "causal") == expected).all()
+
+
+class OnlyDlpack:
+    """Something of another library."""
+
+    def __init__(self, array):
+        self.array = array
+
+    def __dlpack__(self, **options):
+        return self.array.__dlpack__(**options)
+
+    def __dlpack_device__(self):
+        return self.array.__dlpack_device__()
+
+
+class OldDlpack(OnlyDlpack):
+    def __dlpack__(self):
+        return self.array.__dlpack__()
+
+
+@pytest.mark.parametrize("wrap", [OnlyDlpack, OldDlpack])
+def test_anything_with_dlpack(rng, wrap):
+    q, k, v = arrays(rng)
+    out = regard.attention(wrap(q), wrap(k[:, :, ::2]), wrap(v[:, :, ::2]))
+    assert (out == regard.attention(q, k[:, :, ::2], v[:, :, ::2])).all()
+
+
+@pytest.mark.parametrize("library", ["numpy", "torch", "jax"])
+def test_bfloat16_of_all_libraries(rng, library):
+    q, k, v = (x.astype(ml_dtypes.bfloat16) for x in arrays(rng))
+    expected = reference.attention(*(x.astype(np.float64) for x in (q, k, v)))[0]
+    if library == "torch":
+        torch = pytest.importorskip("torch")
+        q, k, v = (torch.from_numpy(x.view(np.uint16)).view(torch.bfloat16) for x in (q, k, v))
+        out = regard.attention(q, k, v)
+        assert out.dtype == torch.bfloat16
+        out = out.double().numpy()
+    else:
+        if library == "jax":
+            q, k, v = (pytest.importorskip("jax").numpy.asarray(x) for x in (q, k, v))
+        out = regard.attention(q, k, v)
+        assert out.dtype == ml_dtypes.bfloat16
+        out = np.asarray(out).astype(np.float64)
+    # A result has 8 significant bits.
+    assert abs(out - expected).max() < 2**-8 * abs(expected).max() + 2**-9
+
+
+def views(x):
+    """The same numbers, laid out otherwise: what can be read where it lies, and what cannot."""
+    apart = np.empty((*x.shape[:3], 3 * x.shape[3]), dtype=x.dtype)[..., : x.shape[3]]
+    apart[...] = x
+    bytes_apart = np.zeros(x.shape, dtype=[("a", np.uint8), ("x", x.dtype)])["x"]
+    bytes_apart[...] = x
+    readable = [x, x.swapaxes(1, 2).copy().swapaxes(1, 2), apart, x.transpose(2, 0, 1, 3).copy().transpose(1, 2, 0, 3)]
+    other = [x[:, :, ::-1].copy()[:, :, ::-1], np.asfortranarray(x), np.repeat(x, 2, axis=3)[..., ::2], bytes_apart]
+    return readable, other
+
+
+def test_any_strides(rng):
+    q, k, v = arrays(rng)
+    expected = regard.attention(q, k, v, "causal")
+    readable, other = zip(*(views(x) for x in (q, k, v)), strict=True)
+    for view in zip(*readable, strict=True):
+        assert (regard.attention(*view, "causal", copy=False) == expected).all()
+    for at, view in enumerate(zip(*other, strict=True)):
+        assert (regard.attention(*view, "causal") == expected).all()
+        if at < 3:
+            with pytest.raises(ValueError, match=r"`q` has shape \[2, 4, 30, 16\] with strides .*ascontiguousarray"):
+                regard.attention(*view, "causal", copy=False)
+    one = np.broadcast_to(k[:1], k.shape)
+    assert (regard.attention(q, one, one, copy=False) == regard.attention(q, one.copy(), one.copy())).all()
+
+
+def test_results_are_written_where_they_are_asked_for(rng):
+    torch = pytest.importorskip("torch")
+    q, k, v = arrays(rng)
+    expected = regard.attention(q, k, v)
+    out = np.full((2, 30, 4, 16), 7, dtype=np.float32).swapaxes(1, 2)
+    assert regard.attention(q, k, v, out=out) is out and (out == expected).all()
+    out = torch.empty(2, 4, 30, 16)
+    address = out.data_ptr()
+    assert regard.attention(*map(torch.from_numpy, (q, k, v)), out=out) is out and out.data_ptr() == address
+    assert (out.numpy() == expected).all()
+    wide = np.empty((2, 4, 30, 32), dtype=np.float32)
+    result, lse = regard.attention(q, k, v, out=wide[..., 16:], return_lse=True)
+    assert (wide[..., 16:] == expected).all() and lse.shape == (2, 4, 30)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda q: q.copy()[:, :, :5], r"`out` has shape \[2, 4, 5, 16\], expected \[2, 4, 30, 16\]"),
+        (lambda q: q.astype(np.float64), "`out` has dtype float64, expected float32"),
+        (lambda q: q, "`out` shares memory with `q`"),
+        (lambda q: np.broadcast_to(np.zeros((1, 1, 1, 16), np.float32), q.shape), "read-only|overlaps itself"),
+        (lambda q: np.lib.stride_tricks.as_strided(q.copy(), q.shape, (0, 0, 0, 4), writeable=True), "overlaps itself"),
+        (lambda q: np.asfortranarray(q), "strides"),
+        (lambda q: bytes(8), "`out` has"),
+        (lambda q: [1.0], "`out` is a list; expected an array"),
+    ],
+)
+def test_results_that_cannot_be_written(rng, make, message):
+    q, k, v = arrays(rng)
+    with pytest.raises((ValueError, TypeError), match=message):
+        regard.attention(q, k, v, out=make(q))
+    locked = np.empty_like(q)
+    locked.flags.writeable = False
+    with pytest.raises(ValueError, match="`out` is read-only"):
+        regard.attention(q, k, v, out=locked)
+
+
+def test_nothing_is_copied(rng):
+    """A call takes little memory above what goes in and comes out; and a readable view is read where it lies."""
+    script = """
+import numpy as np, resource, regard
+q, k, v = np.random.default_rng(0).standard_normal((3, 1, 16384, 1, 64), dtype=np.float32).swapaxes(2, 3)
+regard.attention(q[:, :, :100], k, v)
+out = np.zeros((1, 1, 16384, 1, 64), dtype=np.float32)[:, :, :, 0]
+q, k, v = (x.reshape(1, 1, 16384, 64) for x in (q, k, v))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+regard.attention(q, k, v, "causal", out=out, copy=False)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    grown = int(subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout)
+    # Keys packed once are 8 MiB; the scores alone would be a gigabyte.
+    assert grown < 24 << 10, f"{grown} KiB"
+
+
+def test_results_have_the_memory_that_they_say(rng):
+    q, k, v = arrays(rng)
+    out = np.zeros_like(q)
+    regard.attention(q, k, v, out=out)
+    raw = (ctypes.c_float * out.size).from_address(out.ctypes.data)
+    assert (np.ctypeslib.as_array(raw).reshape(out.shape) == regard.attention(q, k, v)).all()
+
+
+def test_nothing_leaks(rng):
+    q, k, v = arrays(rng, shape=(1, 2, 200, 64))
+    jax = pytest.importorskip("jax")
+    calls = [
+        lambda: regard.attention(q, k, v, "causal", return_lse=True),
+        lambda: regard.attention(*(OnlyDlpack(x) for x in (q, k, v))),
+        lambda: regard.attention(*(jax.numpy.asarray(x) for x in (q, k, v))),
+        lambda: regard.attention(q[..., ::-1], k[..., ::-1], v),
+        lambda: Mask.keys(np.ones(1000, bool)) | Mask.causal(),
+    ]
+    references = [sys.getrefcount(x) for x in (q, k, v)]
+    for call in calls:
+        for _ in range(20):
+            call()
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        for _ in range(300):
+            call()
+        # 300 results that were kept would be 60 MB.
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20 << 10
+    assert [sys.getrefcount(x) for x in (q, k, v)] == references
+
+
+REFUSED = [
+    (lambda q, k, v: (q.tolist(), k, v), TypeError, "`q` is a list; expected an array"),
+    (lambda q, k, v: (q, None, v), TypeError, "`k` is a NoneType; expected an array"),
+    (lambda q, k, v: (q.astype(int), k, v), TypeError, "`q` has dtype int64; expected float32, bfloat16, float16 or float64"),
+    (lambda q, k, v: (q, k, v > 0), TypeError, "`v` has dtype bool"),
+    (lambda q, k, v: (q.astype(complex), k, v), TypeError, "`q` has dtype complex128"),
+    (lambda q, k, v: (q, k.astype(np.float64), v), TypeError, "`k` has dtype float64, `q` float32"),
+    (lambda q, k, v: (q.astype(">f4"), k, v), TypeError, "its bytes are in the other order"),
+    (lambda q, k, v: (q[0], k, v), ValueError, r"must all be \[batch, heads, seq, dim\].*q has shape \[4, 30, 16\]"),
+    (lambda q, k, v: (q[0, 0, 0], k[0, 0, 0], v[0, 0, 0]), ValueError, "must all be"),
+    (lambda q, k, v: (q[None], k[None], v[None]), ValueError, "`q` has 5 axes; expected at most 4"),
+    (lambda q, k, v: (q[:1], k, v), ValueError, "the same batch size"),
+    (lambda q, k, v: (q, k[:, :3], v[:, :3]), ValueError, "the 4 heads of q must be a multiple of the 3 of k and v"),
+    (lambda q, k, v: (q, k[:, :0], v[:, :0]), ValueError, "multiple of the 0 of k and v"),
+    (lambda q, k, v: (q, k[:, :2], v), ValueError, "k and v must have the same heads"),
+    (lambda q, k, v: (q, k, v[:, :, :5]), ValueError, "the same length"),
+    (lambda q, k, v: (q[..., :8], k, v), ValueError, "the same last axis"),
+    (lambda q, k, v: (q[..., :0], k[..., :0], v), ValueError, "must not be empty"),
+]
+
+
+@pytest.mark.parametrize(("change", "error", "message"), REFUSED)
+def test_arrays_that_do_not_fit(rng, change, error, message):
+    with pytest.raises(error, match=message):
+        regard.attention(*change(*arrays(rng)))
+
+
+OPTIONS = [
+    ({"mask": "cuasal"}, ValueError, "cuasal"),
+    ({"mask": 7}, TypeError, "`mask` has dtype int64; expected booleans"),
+    ({"mask": np.ones((30, 30))}, TypeError, "`mask` has dtype float64; expected booleans"),
+    ({"mask": np.ones((30, 29), bool)}, ValueError, r"`mask` has shape \[1, 1, 30, 29\]; expected \[2, 4, 30, 30\]"),
+    ({"mask": Mask.by_batch([Mask.causal()] * 2 + [Mask.full()])}, ValueError, "3"),
+    ({"scale": float("nan")}, ValueError, "`scale` is NaN; expected a finite number"),
+    ({"scale": "1"}, TypeError, "`scale` is a str; expected a number"),
+    ({"softcap": -1.0}, ValueError, "softcap"),
+    ({"softcap": float("inf")}, ValueError, "`softcap` is inf"),
+    ({"alibi": [1.0]}, ValueError, "`alibi` has 1 numbers, expected 4"),
+    ({"sinks": np.zeros((4, 1))}, ValueError, r"`sinks` has shape \[4, 1\]; expected \[heads\]"),
+    ({"sinks": ["a"] * 4}, TypeError, "`sinks` is a list; expected a sequence of numbers"),
+    ({"bias": np.zeros((30, 29), np.float32)}, ValueError, "`bias` has dim 29, expected 30"),
+    ({"bias": np.zeros((3, 1, 1, 1), np.float32)}, ValueError, "`bias` has batch 3"),
+    ({"key_lengths": [3]}, ValueError, "`key_lengths` has batch 1, expected 2"),
+    ({"key_lengths": [3, 31]}, ValueError, "31"),
+    ({"key_lengths": [3, -1]}, ValueError, "`key_lengths` is -1; expected a whole number, not below 0"),
+    ({"key_lengths": [3, 1.5]}, TypeError, "`key_lengths` is a float; expected a whole number"),
+    ({"key_lengths": 3}, TypeError, "`key_lengths` is an int; expected a sequence"),
+    ({"segments": [20, 20]}, ValueError, "segment of queries` has seq 40, expected at most 30"),
+    ({"segments": [3], "key_lengths": [1, 1]}, ValueError, "`segments` have lengths of their own"),
+    ({"segments": [(0, 1)]}, TypeError, "`segments` is a tuple; expected lengths, or tuples"),
+    ({"segments": [5], "mask": np.ones((30, 30), bool)}, ValueError, "no meaning for segments"),
+    ({"offset": 1.5}, TypeError, "`offset` is a float; expected a whole number"),
+    ({"offset": [1, 2, 3]}, ValueError, "`offsets` has sequences 3, expected 2"),
+    ({"dropout": 1.0, "seed": 1}, ValueError, "`dropout` is 1; expected a probability"),
+    ({"dropout": 0.5, "seed": -1}, ValueError, "`seed` is -1"),
+    ({"return_lse": 1}, TypeError, "`return_lse` is an int; expected True or False"),
+    ({"sclae": 1.0}, TypeError, r"attention\(\) got an unexpected keyword argument 'sclae'"),
+]
+
+
+@pytest.mark.parametrize(("options", "error", "message"), OPTIONS)
+def test_options_that_make_no_sense(rng, options, error, message):
+    with pytest.raises(error, match=message):
+        regard.attention(*arrays(rng), **options)
+
+
+def test_tensors_that_cannot_be_read(rng):
+    torch = pytest.importorskip("torch")
+    q = torch.randn(1, 2, 5, 8)
+    with pytest.raises(TypeError, match="`q` is on the device meta; expected the CPU"):
+        regard.attention(q.to("meta"), q, q)
+    with pytest.raises(TypeError, match="`k` has dtype torch.int64"):
+        regard.attention(q, q.long(), q)
+    with pytest.raises(TypeError, match="`v` is a sparse tensor"):
+        regard.attention(q, q, q.to_sparse())
+    with pytest.raises(ValueError, match="`v` requires a gradient.*regard.torch"):
+        regard.attention(q, q, q.clone().requires_grad_())
+    with torch.no_grad():
+        assert regard.attention(q, q, q.clone().requires_grad_()).shape == q.shape
+
+
+class LyingDlpack(OnlyDlpack):
+    def __dlpack__(self, **options):
+        return 7
+
+
+class OnGpu(OnlyDlpack):
+    def __dlpack_device__(self):
+        return (2, 0)
+
+
+def test_exporters_that_lie(rng):
+    q, k, v = arrays(rng)
+    with pytest.raises(BufferError, match="`q`.__dlpack__.. gave an int, no capsule"):
+        regard.attention(LyingDlpack(q), k, v)
+    with pytest.raises(TypeError, match="`q` is on another device"):
+        regard.attention(OnGpu(q), k, v)
+    with pytest.raises(TypeError, match="DLPack's type code"):
+        regard.attention(OnlyDlpack(q.astype(np.int32)), k, v)
+
+
+def test_masked_nan_reaches_nothing(rng):
+    q, k, v = arrays(rng)
+    clean = regard.attention(q, k, v, "causal & window(5, inf)")
+    k[:, :, 3], v[:, :, 3] = np.nan, np.inf
+    out = regard.attention(q, k, v, "causal & window(5, inf)")
+    sees = (np.arange(30) >= 3) & (np.arange(30) <= 8)
+    assert np.isnan(out[:, :, sees]).all() and (out[:, :, ~sees] == clean[:, :, ~sees]).all()

@@ -1,0 +1,132 @@
+"""Masks: each against its definition in NumPy, as arrays, text and pictures."""
+
+import xml.etree.ElementTree as xml
+
+import numpy as np
+import pytest
+import reference
+
+from regard import Mask
+
+
+def test_every_mask_is_its_definition(rng):
+    p, j = np.arange(20)[:, None] + 4, np.arange(24)
+    some, blocks, dense = rng.random(24) < 0.5, rng.random((4, 4)) < 0.5, rng.random((20, 24)) < 0.5
+    everything = np.ones((20, 24), bool)
+    definitions = [
+        (Mask.full(), everything),
+        (Mask.causal(), reference.causal(20, 24)),
+        (Mask.window(3, 2), reference.window(20, 24, 3, 2)),
+        (Mask.window(None, 0), reference.causal(20, 24)),
+        (Mask.global_keys([0, 5, 5, 99]), everything & np.isin(j, [0, 5])),
+        (Mask.global_queries(np.array([7, 9])), everything & np.isin(p, [7, 9])),
+        (Mask.keys(some), everything & some),
+        (Mask.block_diagonal(5), p // 5 == j // 5),
+        (Mask.strided(7), everything & (j % 7 == 0)),
+        (Mask.prefix(6), everything & (j < 6)),
+        (Mask.blocks(blocks, 7), blocks[np.minimum(p // 7, 3), j // 7]),
+        (Mask.dense(dense), dense),
+        (~Mask.causal() | Mask.prefix(2) & Mask.strided(2), ~reference.causal(20, 24) | ((j < 2) & (j % 2 == 0))),
+    ]
+    for mask, kept in definitions:
+        assert (mask.to_numpy(20, 24) == kept).all(), mask
+
+
+def test_random_keys_are_as_many_as_said():
+    kept = Mask.random(0.25, 7).to_numpy(50, 40)
+    assert (kept.sum(1) == 10).all() and len({tuple(row) for row in kept}) > 40
+    assert (kept == Mask.random(0.25, 7).to_numpy(50, 40)).all()
+    assert (kept != Mask.random(0.25, 8).to_numpy(50, 40)).any()
+
+
+def test_edges_come_in_many_forms():
+    class Csr:
+        indptr, indices = np.array([0, 2, 2, 3], np.int32), np.array([1, 3, 0], np.int64)
+
+    expected = np.zeros((3, 4), bool)
+    expected[[0, 0, 2], [1, 3, 0]] = True
+    pairs = [(0, 1), (0, 3), (2, 0)]
+    for given in (pairs, np.array(pairs), (Csr.indptr, Csr.indices), Csr()):
+        assert (Mask.edges(given).to_numpy(3, 4, offset=0) == expected).all()
+    both = Mask.edges(pairs, symmetric=True).to_numpy(4, 4)
+    assert (both == both.T).all() and both.sum() == 6
+    assert not Mask.edges([]).to_numpy(3, 3).any()
+
+
+def test_masks_that_differ(rng):
+    kept = rng.random((3, 12)) < 0.5
+    mask = Mask.causal() & Mask.keys(kept)
+    both = mask.to_numpy(12, 12)
+    assert both.shape == (3, 1, 12, 12)
+    assert (both[:, 0] == reference.causal(12, 12) & kept[:, None]).all()
+    assert (mask.select(1, 0).to_numpy(12, 12) == both[1, 0]).all()
+    heads = Mask.by_head([Mask.window(1, 1), Mask.prefix(3)])
+    assert heads.to_numpy(5, 5).shape == (1, 2, 5, 5)
+    with pytest.raises(ValueError, match=r"differs by 3 batch entries and 1 heads: layout is of one, .select"):
+        mask.layout(12, 12)
+
+
+def test_arrays_that_are_added():
+    added = Mask.causal().to_numpy(3, 3, additive=True)
+    assert added.dtype == np.float32
+    assert (added == np.where(reference.causal(3, 3), 0, -np.inf)).all()
+
+
+def test_layouts_count(rng):
+    kept = rng.random((100, 200)) < 0.1
+    layout = Mask.dense(kept).layout(100, 200)
+    assert layout.live_pairs == kept.sum() and layout.density == pytest.approx(kept.mean())
+    assert layout.shape == (100, 200) and layout.live_pairs <= layout.cost <= 128 * 256
+    window = Mask.causal() & Mask.window(511, None)
+    layout = window.layout(8192, 8192)
+    assert layout.live_pairs <= layout.cost < 1.1 * layout.live_pairs
+
+
+def test_pictures_are_pictures():
+    mask = Mask.causal() & Mask.window(9, None)
+    for picture in (mask.svg(40, 40), mask._repr_svg_(), mask.layout(300, 300).svg(), mask.layout(300, 300)._repr_svg_()):
+        assert xml.fromstring(picture).tag.endswith("svg")
+    for picture in (mask.png(40, 40), mask.layout(300, 300).png()):
+        assert picture.startswith(b"\x89PNG")
+    assert mask.draw(3, 3) == "█··\n██·\n███\n"
+
+
+def test_expressions_are_read_and_written():
+    mask = Mask("causal & (window(2, inf) | !prefix(1))")
+    assert mask == Mask.causal() & (Mask.window(2, None) | ~Mask.prefix(1))
+    assert Mask(str(mask)) == mask and eval(repr(mask)) == mask
+    assert mask.allows(5, 4, 9) and not mask.allows(5, 0, 9)
+    assert mask != Mask.causal() and mask != 7
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: Mask("windw(1, 2)"), ValueError, "windw"),
+        (lambda: Mask("causal &"), ValueError, "the end; expected a mask"),
+        (lambda: Mask(7), TypeError, "str"),
+        (lambda: Mask.window(-1, 0), OverflowError, "negative"),
+        (lambda: Mask.block_diagonal(0), ValueError, "at least 1"),
+        (lambda: Mask.strided(0), ValueError, "at least 1"),
+        (lambda: Mask.random(1.5, 0), ValueError, "1.5"),
+        (lambda: Mask.global_keys([-1]), ValueError, "-1"),
+        (lambda: Mask.global_keys(5), TypeError, "`indices` is an int; expected a sequence"),
+        (lambda: Mask.keys([0.5]), TypeError, "`kept` has dtype float64; expected booleans"),
+        (lambda: Mask.keys(np.ones((2, 2, 2), bool)), ValueError, r"`kept` has shape \[2, 2, 2\]"),
+        (lambda: Mask.blocks(np.ones(3, bool), 2), ValueError, r"`block_mask` has shape \[3\]"),
+        (lambda: Mask.dense(np.ones(3, bool)), ValueError, r"`array` has shape \[3\]"),
+        (lambda: Mask.edges([(0, 1, 2)]), ValueError, r"`pairs` has shape \[1, 3\]"),
+        (lambda: Mask.edges([(0.0, 1.0)]), TypeError, "`pairs` is a list; expected an array of whole numbers"),
+        (lambda: Mask.edges([(0, -1)]), ValueError, "-1"),
+        (lambda: Mask.edges(([0, 5], [1, 2])), ValueError, "offsets"),
+        (lambda: Mask.edges(([0, 1],)), ValueError, "tuple of 1"),
+        (lambda: Mask.by_batch([]), ValueError, "at least one"),
+        (lambda: Mask.causal() | "full", TypeError, "unsupported operand"),
+        (lambda: Mask.full().to_numpy(1 << 20, 1 << 20), ValueError, "too many"),
+        (lambda: Mask.full().draw(1 << 20, 1 << 20), ValueError, "too many"),
+        (lambda: Mask.full().svg(0, 5), ValueError, "0 queries × 5 keys"),
+    ],
+)
+def test_what_is_no_mask(make, error, message):
+    with pytest.raises(error, match=message):
+        make()

@@ -1,0 +1,140 @@
+"""Calls beside other threads, in forked processes, and interrupted ones."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+import reference
+
+import regard
+
+
+def test_threads_call_at_once(rng):
+    q, k, v = rng.standard_normal((3, 8, 2, 300, 64), dtype=np.float32)
+    expected = [reference.attention(*(x[b : b + 1] for x in (q, k, v)), kept=reference.causal(300, 300))[0] for b in range(8)]
+    errors = []
+
+    def work(b):
+        for _ in range(30):
+            out = regard.attention(*(x[b : b + 1] for x in (q, k, v)), "causal")
+            errors.append(abs(out - expected[b]).max())
+
+    threads = [threading.Thread(target=work, args=(b,)) for b in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(errors) == 240 and max(errors) < 1e-5
+
+
+def test_other_threads_run_while_it_computes(rng):
+    q, k, v = rng.standard_normal((3, 1, 8, 4096, 64), dtype=np.float32)
+    turns, done = [], threading.Event()
+
+    def spin():
+        while not done.is_set():
+            turns.append(time.perf_counter())
+            time.sleep(0.001)
+
+    thread = threading.Thread(target=spin)
+    thread.start()
+    time.sleep(0.05)
+    start = time.perf_counter()
+    regard.attention(q, k, v)
+    end = time.perf_counter()
+    done.set()
+    thread.join()
+    assert sum(start < turn < end for turn in turns) >= 3
+
+
+def test_one_cache_in_two_threads(rng):
+    cache = regard.Cache(1, 16, capacity=4000, dtype="float32")
+    k = rng.standard_normal((1, 1, 16), dtype=np.float32)
+
+    def work():
+        for _ in range(500):
+            cache.append(k, k)
+            regard.decode(k, cache)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(cache) == 2000
+    assert np.allclose(regard.decode(k, cache), k, atol=1e-5)
+
+
+def in_child(q, k, v, queue):
+    queue.put(regard.attention(q, k, v, "causal"))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning", "ignore:.*fork.*:RuntimeWarning")
+def test_a_process_that_forks(rng):
+    q, k, v = rng.standard_normal((3, 1, 4, 400, 64), dtype=np.float32)
+    expected = regard.attention(q, k, v, "causal")
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    children = [context.Process(target=in_child, args=(q, k, v, queue)) for _ in range(3)]
+    for child in children:
+        child.start()
+    for _ in children:
+        assert (queue.get(timeout=60) == expected).all()
+    for child in children:
+        child.join(timeout=60)
+        assert child.exitcode == 0
+    assert (regard.attention(q, k, v, "causal") == expected).all()
+
+
+CALLS = {
+    "forward": "regard.attention(q, k, v)",
+    "float64": "regard.attention(*(x[:, :, :6000].astype(np.float64) for x in (q, k, v)))",
+    "backward": "regard.attention_backward(q, k, v, q, q[..., 0].copy(), q)",
+    "scores": "regard.scores(q, k)",
+    "linear": "regard.linear_attention(*(np.tile(x, (1, 40, 1, 1)) for x in (q, k, v)))",
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_ctrl_c_ends_a_long_call(call):
+    script = f"""
+import numpy as np, regard, signal, time
+q, k, v = np.random.default_rng(0).standard_normal((3, 1, 4, 30000, 64), dtype=np.float32)
+regard.attention(q[:, :, :9], k, v)
+signal.setitimer(signal.ITIMER_REAL, 0.3)
+signal.signal(signal.SIGALRM, signal.default_int_handler)
+start = time.perf_counter()
+try:
+    while True:
+        {CALLS[call]}
+except KeyboardInterrupt:
+    print(time.perf_counter() - start)
+small = q[:, :, :50]
+assert np.isfinite(regard.attention(small, small, small)).all()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    # A call takes seconds; a task of one, which is not cut, some milliseconds.
+    assert float(done.stdout) < 3
+
+
+def test_a_signal_that_ends_nothing():
+    script = """
+import numpy as np, regard, signal
+heard = []
+signal.signal(signal.SIGALRM, lambda *_: heard.append(1))
+q, k, v = np.random.default_rng(0).standard_normal((3, 1, 4, 8000, 64), dtype=np.float32)
+quiet = regard.attention(q, k, v)
+signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
+loud = regard.attention(q, k, v)
+signal.setitimer(signal.ITIMER_REAL, 0)
+assert heard and (loud == quiet).all()
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=120)

@@ -1,0 +1,227 @@
+"""PyTorch: its own attention and its gradients are the oracle."""
+
+import pytest
+import reference
+
+torch = pytest.importorskip("torch")
+
+import regard.torch  # noqa: E402
+from regard import Mask  # noqa: E402
+from regard.torch import patched, scaled_dot_product_attention  # noqa: E402
+from torch.nn.functional import scaled_dot_product_attention as theirs  # noqa: E402
+
+
+def tensors(rng, dtype, requires_grad=True):
+    """Random shapes, with leading axes of any number, heads that are broadcast, and strides."""
+    lead = [int(x) for x in rng.integers(1, 4, size=rng.integers(0, 3))]
+    heads, n_q, n_k = (int(rng.choice(choice)) for choice in ([1, 2, 6], [1, 5, 33, 70], [1, 7, 33, 130]))
+    dim, dim_v = (int(x) for x in rng.choice([1, 8, 16, 40], size=2))
+    group = int(rng.choice([1, 1, 2])) if heads % 2 == 0 else 1
+    make = lambda *shape: torch.from_numpy(rng.standard_normal(shape)).to(dtype)  # noqa: E731
+    q, k, v = make(*lead, heads, n_q, dim), make(*lead, heads // group, n_k, dim), make(*lead, heads // group, n_k, dim_v)
+    if rng.random() < 0.3:
+        q, k, v = (x.transpose(-2, -3).contiguous().transpose(-2, -3) for x in (q, k, v))
+    return [x.requires_grad_(requires_grad) for x in (q, k, v)], group
+
+
+def draw_mask(rng, q, k, dtype):
+    """None, booleans or numbers, broadcast on any axis; never a row of nothing, where PyTorch's own kernels differ."""
+    shape = [*q.shape[:-1], k.shape[-2]]
+    shape = [extent if rng.random() < 0.7 else 1 for extent in shape]
+    shape = shape[int(rng.integers(0, len(shape) - 1)) :]
+    if rng.random() < 0.5:
+        return torch.from_numpy(rng.standard_normal(shape)).to(dtype)
+    kept = torch.from_numpy(rng.random(shape) < 0.6)
+    kept[..., 0] = True
+    return kept
+
+
+@pytest.mark.parametrize("case", range(200))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+def test_random_calls_and_gradients_are_pytorchs(rng, case, dtype):
+    inputs, group = tensors(rng, dtype)
+    q, k, v = inputs
+    options = {"enable_gqa": group > 1}
+    if rng.random() < 0.3:
+        options["is_causal"] = True
+    elif rng.random() < 0.6:
+        options["attn_mask"] = draw_mask(rng, q, k, dtype)
+    if rng.random() < 0.3:
+        # PyTorch's own takes the root of it.
+        options["scale"] = float(rng.uniform(0.01, 2))
+    mask = options.get("attn_mask")
+    if mask is not None and mask.is_floating_point() and mask.dim() >= 2:
+        inputs.append(mask.requires_grad_())
+    # The truth is theirs in float64 of the same numbers; the measure is their error in the same type.
+    exactly = [x.detach().double().requires_grad_() for x in inputs]
+    precise = dict(options)
+    if len(exactly) == 4:
+        precise["attn_mask"] = exactly[3]
+    elif mask is not None and mask.is_floating_point():
+        precise["attn_mask"] = mask.double()
+    truth = theirs(*exactly[:3], **precise)
+    upstream = torch.from_numpy(rng.standard_normal(tuple(truth.shape)))
+    truths = [truth, *torch.autograd.grad(truth, exactly, upstream)]
+
+    def run(function):
+        out = function(q, k, v, **options)
+        return [out, *torch.autograd.grad(out, inputs, upstream.to(dtype))]
+
+    # A gradient is a difference of products dout·v, which may cancel: of one key altogether.
+    before = (upstream.norm(dim=-1).max() * v.double().norm(dim=-1).max()) * max(x.double().abs().max() for x in (q, k))
+    before = float(before) * options.get("scale", q.shape[-1] ** -0.5)
+    for at, (ours, plain, true) in enumerate(zip(run(scaled_dot_product_attention), run(theirs), truths, strict=True)):
+        assert ours.shape == plain.shape and ours.dtype == plain.dtype
+        error, their_error = (float(abs(x.double() - true).max()) for x in (ours, plain))
+        most = max(float(abs(true).max()), 1, before if at > 0 else 0)
+        assert error <= 2 * their_error + (64 if dtype == torch.float64 else 8) * torch.finfo(dtype).eps * most
+
+
+def test_gradcheck(rng):
+    make = lambda *shape: torch.from_numpy(rng.standard_normal(shape)).requires_grad_()  # noqa: E731
+    q, k, v = make(2, 4, 5, 3), make(2, 2, 7, 3), make(2, 2, 7, 2)
+    check = torch.autograd.gradcheck
+    assert check(lambda q, k, v: scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True), (q, k, v))
+    mask = make(4, 5, 7)
+    assert check(lambda q, k, v, m: scaled_dot_product_attention(q, k, v, m, enable_gqa=True), (q, k, v, mask))
+    sinks = make(4)
+    call = lambda q, k, v, bias, sinks: regard.torch.attention(  # noqa: E731
+        q, k, v, Mask.causal(), bias=bias, sinks=sinks, softcap=2.0, alibi=[0.1, 0.2, 0.3, 0.4], return_lse=True
+    )
+    assert check(call, (q, k, v, make(2, 1, 5, 7), sinks))
+    drop = lambda q, k, v: regard.torch.attention(q, k, v, dropout=0.4, seed=3)  # noqa: E731
+    assert check(drop, (q, k, v))
+
+
+def test_through_the_lse_too(rng):
+    q, k, v = (torch.from_numpy(x).requires_grad_() for x in rng.standard_normal((3, 1, 2, 30, 8)))
+    halves = [regard.torch.attention(q, k[:, :, at], v[:, :, at], return_lse=True) for at in (slice(0, 9), slice(9, 30))]
+    lse = torch.logaddexp(halves[0][1], halves[1][1])
+    merged = sum(out * (own - lse).exp().unsqueeze(-1) for out, own in halves)
+    upstream = torch.from_numpy(rng.standard_normal(tuple(merged.shape)))
+    ours = torch.autograd.grad(merged, (q, k, v), upstream)
+    for a, b in zip(ours, torch.autograd.grad(theirs(q, k, v), (q, k, v), upstream), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
+def test_a_query_that_sees_nothing(rng):
+    q, k, v = (torch.from_numpy(x).requires_grad_() for x in rng.standard_normal((3, 1, 1, 4, 8)))
+    kept = torch.ones(4, 4, dtype=torch.bool)
+    kept[2] = False
+    out = scaled_dot_product_attention(q, k, v, kept)
+    out.sum().backward()
+    assert not out[0, 0, 2].any() and not q.grad[0, 0, 2].any() and torch.isfinite(k.grad).all()
+
+
+def test_dropout_follows_pytorchs_generator(rng):
+    q, k, v = (torch.from_numpy(x) for x in rng.standard_normal((3, 1, 2, 60, 8)))
+    runs = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        runs.append(scaled_dot_product_attention(q, k, v, dropout_p=0.5))
+    assert (runs[0] == runs[1]).all() and not (runs[0] == runs[2]).all()
+
+
+@pytest.mark.parametrize("grad", [False, True])
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("kind", ["causal", "bool", "float", "gqa"])
+def test_compiled(rng, kind, dynamic, grad):
+    torch._dynamo.reset()
+    q = torch.from_numpy(rng.standard_normal((2, 4, 20, 16))).float().requires_grad_(grad)
+    k, v = (torch.from_numpy(x).float().requires_grad_(grad) for x in rng.standard_normal((2, 2, 2 if kind == "gqa" else 4, 24, 16)))
+    options = {
+        "causal": {"is_causal": True},
+        "bool": {"attn_mask": torch.from_numpy(rng.random((1, 1, 20, 24)) < 0.8)},
+        "float": {"attn_mask": torch.from_numpy(rng.standard_normal((4, 1, 24))).float().requires_grad_(grad)},
+        "gqa": {"enable_gqa": True},
+    }[kind]
+
+    def model(q, k, v):
+        return scaled_dot_product_attention(q * 2, k, v, **options).relu()
+
+    compiled = torch.compile(model, fullgraph=True, dynamic=dynamic, backend="aot_eager")
+    for n in (20, 13):
+        if kind in ("bool", "float") and n != 20:
+            continue
+        ours, expected = compiled(q[:, :, :n], k, v), model(q[:, :, :n], k, v)
+        torch.testing.assert_close(ours, expected)
+        if grad:
+            inputs = [q, k, v, *(x for x in options.values() if isinstance(x, torch.Tensor) and x.requires_grad)]
+            for a, b in zip(*(torch.autograd.grad(x.sum(), inputs) for x in (ours, expected)), strict=True):
+                torch.testing.assert_close(a, b)
+
+
+def test_the_operator_passes_pytorchs_own_check(rng):
+    q, k, v = (torch.from_numpy(x).requires_grad_() for x in rng.standard_normal((3, 1, 2, 5, 4)))
+    mask = torch.from_numpy(rng.standard_normal((2, 5, 5))).requires_grad_()
+    arguments = (q, k, v, mask, None, 0.0, False, None, False)
+    torch.library.opcheck(torch.ops.regard.scaled_dot_product_attention.default, arguments)
+
+
+def test_modules_are_patched(rng):
+    torch.manual_seed(0)
+    model = torch.nn.TransformerEncoderLayer(32, 4, dim_feedforward=64, batch_first=True, dropout=0.0).train()
+    x = torch.from_numpy(rng.standard_normal((2, 9, 32))).float()
+    padding = torch.zeros(2, 9, dtype=torch.bool)
+    padding[1, 6:] = True
+    calls = []
+    original = regard.torch.scaled_dot_product_attention
+
+    def run():
+        out = model(x, src_key_padding_mask=padding)
+        return [out, *torch.autograd.grad(out[0].sum(), list(model.parameters()))]
+
+    expected = run()
+    try:
+        regard.torch.scaled_dot_product_attention = lambda *a, **b: calls.append(1) or original(*a, **b)
+        with patched(), patched():
+            ours = run()
+    finally:
+        regard.torch.scaled_dot_product_attention = original
+    assert calls and torch.nn.functional.scaled_dot_product_attention is theirs
+    for a, b in zip(ours, expected, strict=True):
+        torch.testing.assert_close(a[:1] if a is ours[0] else a, b[:1] if b is expected[0] else b, rtol=1e-4, atol=1e-5)
+    with patched():
+        # What it does not compute goes on to PyTorch's own.
+        meta = torch.empty(1, 2, 5, 8, device="meta")
+        assert torch.nn.functional.scaled_dot_product_attention(meta, meta, meta).shape == (1, 2, 5, 8)
+    with pytest.raises(RuntimeError, match="on purpose"), patched():
+        raise RuntimeError("on purpose")
+    assert torch.nn.functional.scaled_dot_product_attention is theirs
+
+
+def test_autocast(rng):
+    q, k, v = (torch.from_numpy(x).float() for x in rng.standard_normal((3, 1, 2, 30, 16)))
+    with torch.autocast("cpu", torch.bfloat16):
+        ours, expected = scaled_dot_product_attention(q, k, v), theirs(q, k, v)
+    assert ours.dtype == expected.dtype == torch.bfloat16
+    torch.testing.assert_close(ours, expected, rtol=2e-2, atol=2e-2)
+
+
+def test_it_is_the_formula_without_gradients(rng):
+    q, k, v = rng.standard_normal((3, 1, 2, 30, 16))
+    with torch.no_grad():
+        tensors = [torch.from_numpy(x).requires_grad_() for x in (q, k, v)]
+        out = scaled_dot_product_attention(*tensors, is_causal=True)
+    assert not out.requires_grad
+    expected = reference.attention(q, k, v, kept=reference.causal(30, 30, 0))[0]
+    assert abs(out.numpy() - expected).max() < 1e-13
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"is_causal": True, "attn_mask": torch.ones(5, 5, dtype=torch.bool)}, ValueError, "exclude each other"),
+        ({"attn_mask": torch.ones(5, 5, dtype=torch.long)}, TypeError, "attn_mask has dtype torch.int64"),
+        ({"attn_mask": torch.ones(4, 5, dtype=torch.bool)}, ValueError, r"attn_mask has shape \[1, 1, 4, 5\], which does not broadcast"),
+        ({"dropout_p": 1.5}, ValueError, "dropout"),
+        ({"scale": float("nan")}, ValueError, "scale"),
+        ({"query": torch.ones(8)}, ValueError, "expected at least 2"),
+        ({"query": torch.ones(1, 3, 5, 8), "enable_gqa": True}, ValueError, "multiple of the 2"),
+        ({"query": torch.ones(1, 2, 5, 8, dtype=torch.int32)}, TypeError, "torch.int32"),
+    ],
+)
+def test_what_makes_no_sense(change, error, message):
+    x = torch.ones(1, 2, 5, 8)
+    with pytest.raises(error, match=message):
+        scaled_dot_product_attention(**({"query": x, "key": x, "value": x} | change))
