@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import reference
-
 import regard
 from regard import Mask
 
@@ -278,7 +277,9 @@ def recurrence(q, k, v, decay, beta, state, scale):
     state, out = state.copy(), np.empty((*q.shape[:3], v.shape[3]))
     for t in range(q.shape[2]):
         state *= np.exp(decay[:, :, t])[..., None]
-        written = v[:, :, t] if beta.size == 0 else beta[:, :, t, None] * (v[:, :, t] - np.einsum("bhkv,bhk->bhv", state, k[:, :, t]))
+        written = (
+            v[:, :, t] if beta.size == 0 else beta[:, :, t, None] * (v[:, :, t] - np.einsum("bhkv,bhk->bhv", state, k[:, :, t]))
+        )
         state += np.einsum("bhk,bhv->bhkv", k[:, :, t], written)
         out[:, :, t] = scale * np.einsum("bhkv,bhk->bhv", state, q[:, :, t])
     return out, state

@@ -7,7 +7,6 @@ import inspect
 from pathlib import Path
 
 import pytest
-
 import regard
 from regard import _regard
 

@@ -5,7 +5,6 @@ import xml.etree.ElementTree as xml
 import numpy as np
 import pytest
 import reference
-
 from regard import Mask
 
 

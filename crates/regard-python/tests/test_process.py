@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -11,7 +10,6 @@ import time
 import numpy as np
 import pytest
 import reference
-
 import regard
 
 
@@ -93,27 +91,31 @@ def test_a_process_that_forks(rng):
     assert (regard.attention(q, k, v, "causal") == expected).all()
 
 
+#: Calls of seconds, and what they are given.
 CALLS = {
-    "forward": "regard.attention(q, k, v)",
-    "float64": "regard.attention(*(x[:, :, :6000].astype(np.float64) for x in (q, k, v)))",
-    "backward": "regard.attention_backward(q, k, v, q, q[..., 0].copy(), q)",
-    "scores": "regard.scores(q, k)",
-    "linear": "regard.linear_attention(*(np.tile(x, (1, 40, 1, 1)) for x in (q, k, v)))",
+    "forward": ("30000", "regard.attention(q, k, v)"),
+    "float64": ("6000, np.float64", "regard.attention(q, k, v)"),
+    "backward": ("12000", "regard.attention_backward(q, k, v, q, q[..., 0].copy(), q)"),
+    "scores": ("30000", "regard.scores(q, k, heads=[0, 2], rows=range(3000))"),
+    "linear": ("100000", "regard.linear_attention(q, k, v)"),
 }
 
 
 @pytest.mark.parametrize("call", CALLS)
 def test_ctrl_c_ends_a_long_call(call):
+    tokens, run = CALLS[call]
     script = f"""
 import numpy as np, regard, signal, time
-q, k, v = np.random.default_rng(0).standard_normal((3, 1, 4, 30000, 64), dtype=np.float32)
-regard.attention(q[:, :, :9], k, v)
-signal.setitimer(signal.ITIMER_REAL, 0.3)
+def draw(tokens, dtype=np.float32):
+    return np.random.default_rng(0).standard_normal((3, 1, 4, tokens, 64), dtype=dtype)
+q, k, v = draw({tokens})
+regard.attention(q[:, :, :9], k[:, :, :9], v[:, :, :9])
 signal.signal(signal.SIGALRM, signal.default_int_handler)
+signal.setitimer(signal.ITIMER_REAL, 0.3)
 start = time.perf_counter()
 try:
     while True:
-        {CALLS[call]}
+        {run}
 except KeyboardInterrupt:
     print(time.perf_counter() - start)
 small = q[:, :, :50]
@@ -121,8 +123,8 @@ assert np.isfinite(regard.attention(small, small, small)).all()
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    # A call takes seconds; a task of one, which is not cut, some milliseconds.
-    assert float(done.stdout) < 3
+    # What is begun of a task is finished; that takes some tenths of a second.
+    assert float(done.stdout) < 5
 
 
 def test_a_signal_that_ends_nothing():

@@ -128,7 +128,9 @@ def test_dropout_follows_pytorchs_generator(rng):
 def test_compiled(rng, kind, dynamic, grad):
     torch._dynamo.reset()
     q = torch.from_numpy(rng.standard_normal((2, 4, 20, 16))).float().requires_grad_(grad)
-    k, v = (torch.from_numpy(x).float().requires_grad_(grad) for x in rng.standard_normal((2, 2, 2 if kind == "gqa" else 4, 24, 16)))
+    k, v = (
+        torch.from_numpy(x).float().requires_grad_(grad) for x in rng.standard_normal((2, 2, 2 if kind == "gqa" else 4, 24, 16))
+    )
     options = {
         "causal": {"is_causal": True},
         "bool": {"attn_mask": torch.from_numpy(rng.random((1, 1, 20, 24)) < 0.8)},
@@ -213,7 +215,11 @@ def test_it_is_the_formula_without_gradients(rng):
     [
         ({"is_causal": True, "attn_mask": torch.ones(5, 5, dtype=torch.bool)}, ValueError, "exclude each other"),
         ({"attn_mask": torch.ones(5, 5, dtype=torch.long)}, TypeError, "attn_mask has dtype torch.int64"),
-        ({"attn_mask": torch.ones(4, 5, dtype=torch.bool)}, ValueError, r"attn_mask has shape \[1, 1, 4, 5\], which does not broadcast"),
+        (
+            {"attn_mask": torch.ones(4, 5, dtype=torch.bool)},
+            ValueError,
+            r"attn_mask has shape \[1, 1, 4, 5\], which does not broadcast",
+        ),
         ({"dropout_p": 1.5}, ValueError, "dropout"),
         ({"scale": float("nan")}, ValueError, "scale"),
         ({"query": torch.ones(8)}, ValueError, "expected at least 2"),

@@ -32,8 +32,18 @@ DECODERS = {
     "mistral": ("Mistral", {"sliding_window": 7}),
     "qwen2": ("Qwen2", {"use_sliding_window": True, "sliding_window": 9, "max_window_layers": 1}),
     "qwen3": ("Qwen3", {}),
-    "gemma2": ("Gemma2", {"sliding_window": 6, "attn_logit_softcapping": 5.0, "final_logit_softcapping": 10.0, "query_pre_attn_scalar": 16}),
-    "gemma3": ("Gemma3", {"sliding_window": 8, "query_pre_attn_scalar": 16, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}),
+    "gemma2": (
+        "Gemma2",
+        {"sliding_window": 6, "attn_logit_softcapping": 5.0, "final_logit_softcapping": 10.0, "query_pre_attn_scalar": 16},
+    ),
+    "gemma3": (
+        "Gemma3",
+        {
+            "sliding_window": 8,
+            "query_pre_attn_scalar": 16,
+            "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+        },
+    ),
     "phi3": ("Phi3", {"sliding_window": 11}),
     "gpt_oss": ("GptOss", {"sliding_window": 8, "num_local_experts": 4, "num_experts_per_tok": 2}),
     "olmo2": ("Olmo2", {}),
@@ -217,7 +227,9 @@ def test_encoders(family, padding, ids, monkeypatch):
         return model(input_ids=ids, attention_mask=mask).last_hidden_state[mask.bool()]
 
     def each_alone(model):
-        return torch.cat([model(input_ids=row[kept][None]).last_hidden_state[0] for row, kept in zip(ids, mask.bool(), strict=True)])
+        return torch.cat(
+            [model(input_ids=row[kept][None]).last_hidden_state[0] for row, kept in zip(ids, mask.bool(), strict=True)]
+        )
 
     model = encoder(family)
     calls = count_calls(monkeypatch)
@@ -263,9 +275,9 @@ def test_sentence_transformers(data):
         pytest.skip(f"{folder} is missing: scripts/fetch-test-data fetches it")
     texts = ["A cat sits.", "The whale, the harpooner, and the sea, " * 20, "", "Two dogs run in a park."]
     vectors = [
-        sentence_transformers.SentenceTransformer(
-            str(folder), device="cpu", model_kwargs={"attn_implementation": name}
-        ).encode(texts)
+        sentence_transformers.SentenceTransformer(str(folder), device="cpu", model_kwargs={"attn_implementation": name}).encode(
+            texts
+        )
         for name in ("eager", "regard")
     ]
     assert abs(vectors[0] - vectors[1]).max() < 1e-5

@@ -7,10 +7,11 @@
 
 Arrays are NumPy's, PyTorch's, JAX's or anything's with DLPack; they are read where they lie, and results are of the query's
 kind. ``regard.torch`` has PyTorch's ``scaled_dot_product_attention`` with gradients, ``regard.transformers`` makes models of
-Hugging Face use it, ``regard.layers`` has layers with exact gradients, and :class:`Decoder` and :class:`Encoder` run models from
-files.
+Hugging Face use it, ``regard.layers`` has layers with exact gradients, and :class:`Decoder` and :class:`Encoder` run models
+from files.
 """
 
+from regard import layers
 from regard._regard import (
     Cache,
     Decoder,
@@ -56,6 +57,7 @@ __all__ = [
     "attention_backward",
     "decode",
     "favor_attention",
+    "layers",
     "linear_attention",
     "machine",
     "merge",

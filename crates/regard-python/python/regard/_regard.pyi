@@ -1,7 +1,8 @@
 """The compiled half of the package: types of what :mod:`regard` offers."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, Protocol, SupportsIndex, TypeVar, overload
+from os import PathLike
+from typing import Any, Literal, Protocol, SupportsIndex, TypeAlias, TypeVar, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,7 +18,7 @@ class _Dlpack(Protocol):
 _A = TypeVar("_A", bound=_Dlpack)
 _Indices = Sequence[SupportsIndex] | NDArray[np.integer[Any]] | range
 _Numbers = Sequence[float] | _Dlpack
-_Mask = Mask | str | NDArray[np.bool_] | _Dlpack
+_Mask: TypeAlias = "Mask | str | NDArray[np.bool_] | _Dlpack"
 _Segments = Sequence[SupportsIndex] | Sequence[tuple[int, tuple[int, int], tuple[int, int]]]
 _CacheDtype = Literal["float32", "bfloat16", "float16", "int8"]
 
@@ -283,3 +284,78 @@ class FavorFeatures:
     dim: int
     count: int
     def __new__(cls, dim: int, count: int, seed: int = 0) -> FavorFeatures: ...
+
+class Decoder:
+    has_chat_template: bool
+    context: int
+    width: int
+    architecture: str
+    vocabulary: int
+    threads: int
+    nbytes: int
+    blocks: int
+    @staticmethod
+    def load(path: str | PathLike[str], *, threads: int | None = None, isa: str | None = None) -> Decoder: ...
+    def generate(
+        self,
+        prompt: str | Sequence[dict[str, str]],
+        *,
+        max_tokens: int = 512,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        repeat_penalty: float | None = None,
+        repeat_last_n: int = 64,
+        seed: int | None = None,
+        stop: str | Sequence[str] | None = None,
+        raw: bool = False,
+        json_schema: Any | None = None,
+        draft: Any | None = None,
+        context: int | None = None,
+        cache_dtype: _CacheDtype = "float16",
+    ) -> str: ...
+    def stream(
+        self,
+        prompt: str | Sequence[dict[str, str]],
+        *,
+        max_tokens: int = 512,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        repeat_penalty: float | None = None,
+        repeat_last_n: int = 64,
+        seed: int | None = None,
+        stop: str | Sequence[str] | None = None,
+        raw: bool = False,
+        json_schema: Any | None = None,
+        draft: Any | None = None,
+        context: int | None = None,
+        cache_dtype: _CacheDtype = "float16",
+    ) -> Stream: ...
+    def logits(self, ids: _Indices, *, cache_dtype: _CacheDtype = "float32") -> NDArray[np.float32]: ...
+    def perplexity(
+        self, text: str, *, context: int = 512, windows: int | None = None, cache_dtype: _CacheDtype = "float16"
+    ) -> float: ...
+    def tokenize(self, text: str, *, sequence: bool = True, special: bool = False) -> list[int]: ...
+    def detokenize(self, ids: _Indices) -> str: ...
+
+class Stream:
+    def __iter__(self) -> Stream: ...
+    def __next__(self) -> str: ...
+    def close(self) -> None: ...
+
+class Encoder:
+    precision: str
+    vocabulary: int
+    normalized: bool
+    architecture: str
+    width: int
+    threads: int
+    context: int
+    @staticmethod
+    def load(
+        path: str | PathLike[str], *, precision: str | None = None, threads: int | None = None, isa: str | None = None
+    ) -> Encoder: ...
+    def encode(self, texts: str | Sequence[str]) -> NDArray[np.float32]: ...

@@ -57,9 +57,7 @@ def attention(
     >>> out, lse = regard.torch.attention(q, k, v, regard.Mask.causal(), sinks=torch.zeros(4), return_lse=True)
     >>> (out.sum() + lse.sum()).backward()
     """
-    wanted = torch.is_grad_enabled() and any(
-        isinstance(x, Tensor) and x.requires_grad for x in (q, k, v, bias, sinks)
-    )
+    wanted = torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in (q, k, v, bias, sinks))
     if wanted:
         out, lse = _Attention.apply(q, k, v, bias, sinks, mask, options, out)
         return (out, lse) if return_lse else out
@@ -134,7 +132,9 @@ def scaled_dot_product_attention(
     if torch.is_autocast_enabled("cpu"):
         # As PyTorch has it in its list of what is computed in less.
         dtype = torch.get_autocast_dtype("cpu")
-        query, key, value = (x.to(dtype) if x.is_floating_point() and x.dtype != torch.float64 else x for x in (query, key, value))
+        query, key, value = (
+            x.to(dtype) if x.is_floating_point() and x.dtype != torch.float64 else x for x in (query, key, value)
+        )
         if attn_mask is not None and attn_mask.is_floating_point():
             attn_mask = attn_mask.to(dtype)
     if torch.compiler.is_compiling():

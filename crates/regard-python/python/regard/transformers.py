@@ -17,12 +17,12 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
-
 import transformers
+from torch import Tensor
+from transformers import masking_utils
+
 from regard._regard import Mask, scores
 from regard.torch import attention
-from transformers import masking_utils
 
 __all__ = ["NAME", "register"]
 
