@@ -1,6 +1,6 @@
 """The attention of a real model as a picture: who looks at whom in a sentence, by all-MiniLM-L6-v2.
 
-    python attention_picture.py ["A sentence."] [--model FOLDER] [--layer 2] [--picture attention.png]
+python attention_picture.py ["A sentence."] [--model FOLDER] [--layer 2] [--picture attention.png]
 """
 
 import argparse
@@ -9,13 +9,12 @@ import sys
 from pathlib import Path
 
 import matplotlib
+import regard.transformers
 import torch
 from transformers import AutoModel, AutoTokenizer
 
-import regard.transformers
-
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
+import matplotlib.pyplot as plt
 
 DATA = Path(os.environ.get("REGARD_TEST_DATA", Path(__file__).parents[3] / "target" / "test-data"))
 SENTENCE = "The old whale dived because it had seen the ship."

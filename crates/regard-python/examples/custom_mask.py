@@ -10,9 +10,8 @@ import time
 from pathlib import Path
 
 import numpy as np
-import torch
-
 import regard
+import torch
 from regard import Mask
 
 

@@ -11,10 +11,9 @@ import copy
 import statistics
 import time
 
+import regard.transformers
 import torch
 from transformers import AutoModelForCausalLM, MistralConfig
-
-import regard.transformers
 
 
 def median_seconds(models, ids, runs):

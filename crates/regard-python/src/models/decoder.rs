@@ -99,9 +99,9 @@ impl PyDecoder {
     ///     ValueError: an option is out of its range, the prompt does not fit, the chat template refuses it, or the text was to be
     ///         JSON and was cut.
     ///
-    /// >>> schema = {"enum": ["Paris", "London", "Rome"]}
-    /// >>> decoder.generate("The capital of Italy?", json_schema=schema, temperature=0)  # doctest: +SKIP
-    /// '"Rome"'
+    /// >>> name = {"properties": {"name": {"type": "string"}}, "required": ["name"], "additionalProperties": False}
+    /// >>> decoder.generate("Invent a sailor.", json_schema={"type": "object", **name}, temperature=0)  # doctest: +SKIP
+    /// '{ "name": "Sailor" }'
     #[pyo3(
         signature = (prompt, **options),
         text_signature = "($self, prompt, *, max_tokens=512, temperature=None, top_k=None, top_p=None, min_p=None, repeat_penalty=None, repeat_last_n=64, seed=None, stop=None, raw=False, json_schema=None, draft=None, context=None, cache_dtype='float16')"
