@@ -1,6 +1,6 @@
 //! Regard from Python: the compiled half of the package `regard`.
 //!
-//! [`foreign`] is the one file with unsafe code: it looks at memory that other libraries own. All else calls the engine as any
+//! `foreign` is the one file with unsafe code: it looks at memory that other libraries own. All else calls the engine as any
 //! Rust program does.
 #![deny(unsafe_code)]
 
