@@ -4,11 +4,12 @@ use std::ops::RangeInclusive;
 
 use ndarray::{ArrayView3, ArrayView4, ArrayViewD, IxDyn};
 use numpy::{PyArray1, PyArrayMethods, PyReadonlyArrayDyn, PyUntypedArray, PyUntypedArrayMethods};
-use pyo3::exceptions::{PyMemoryError, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
-use regard_layers::Size;
+use regard_layers::{Error, Size};
 
+use super::error::refused;
 use crate::arrays::Copies;
 use crate::dtype::Dtype;
 use crate::error::wrong_type;
@@ -22,9 +23,23 @@ pub(super) struct Array {
 
 impl Array {
     /// Zeros.
-    pub(super) fn zeros(shape: Vec<usize>) -> Array {
-        let numbers = vec![0.0; shape.iter().product()];
-        Array { shape, numbers }
+    ///
+    /// # Errors
+    /// There is no memory for them.
+    pub(super) fn zeros(shape: Vec<usize>) -> Result<Array, Error> {
+        let (mut numbers, len) = room(&shape)?;
+        numbers.resize(len, 0.0);
+        Ok(Array { shape, numbers })
+    }
+
+    /// A copy of numbers, as many as the shape says.
+    ///
+    /// # Errors
+    /// There is no memory for it.
+    pub(super) fn copy(shape: Vec<usize>, from: &[f32]) -> Result<Array, Error> {
+        let (mut numbers, _) = room(&shape)?;
+        numbers.extend_from_slice(from);
+        Ok(Array { shape, numbers })
     }
 
     /// What an array of the caller holds.
@@ -41,11 +56,7 @@ impl Array {
         }
         let tensor = view.tensor::<f32>()?;
         let [batch, heads, ..] = tensor.shape();
-        let mut numbers = Vec::new();
-        let len = view.shape().iter().try_fold(1usize, |len, &extent| len.checked_mul(extent));
-        if len.is_none_or(|len| numbers.try_reserve_exact(len).is_err()) {
-            return Err(PyMemoryError::new_err(format!("there is no memory for a copy of `{name}`")));
-        }
+        let (mut numbers, _) = room(view.shape()).map_err(refused)?;
         for rows in (0..batch).flat_map(|b| (0..heads).map(move |h| tensor.rows(b, h))) {
             rows.iter().for_each(|row| numbers.extend_from_slice(row));
         }
@@ -147,9 +158,31 @@ impl Array {
     }
 }
 
+/// Bytes from which on it is asked whether the system has them: it promises more than that.
+const LARGE: usize = 64 << 20;
+
+/// Room for an array, and how many numbers it has.
+///
+/// # Errors
+/// There is no memory for it.
+pub(super) fn room(shape: &[usize]) -> Result<(Vec<f32>, usize), Error> {
+    let len = shape.iter().try_fold(1usize, |len, &extent| len.checked_mul(extent));
+    let bytes = len.and_then(|len| len.checked_mul(size_of::<f32>()));
+    let (Some(len), Some(bytes)) = (len, bytes) else {
+        return Err(Error::Memory(regard_memory::Error::Overflow { what: "array" }));
+    };
+    let mut numbers = Vec::new();
+    let there = bytes < LARGE || regard_memory::available().is_none_or(|free| bytes as u64 <= free);
+    if !there || numbers.try_reserve_exact(len).is_err() {
+        return Err(Error::Memory(regard_memory::Error::OutOfMemory { bytes }));
+    }
+    Ok((numbers, len))
+}
+
 /// A NumPy array of its own with these numbers.
 pub(super) fn numpy_copy<'py>(py: Python<'py>, view: &ArrayViewD<'_, f32>) -> PyResult<Bound<'py, PyAny>> {
-    let numbers = view.iter().copied().collect();
+    let (mut numbers, _) = room(view.shape()).map_err(refused)?;
+    numbers.extend(view.iter());
     Ok(PyArray1::from_vec(py, numbers).reshape(IxDyn(view.shape()))?.into_any())
 }
 

@@ -208,8 +208,7 @@ impl PyStateSpace {
         settings: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<PyClassInitializer<Self>> {
         let mut settings = Settings::of("StateSpace", settings)?;
-        let (make, seed) =
-            (state_space(size("dim", dim)?, size("heads", heads)?, &mut settings)?, settings.seed()?);
+        let (make, seed) = (state_space(size("dim", dim)?, size("heads", heads)?, &mut settings)?, settings.seed()?);
         settings.end()?;
         Ok(PyStreaming::of(seed, make)?.0.add_subclass(PyStateSpace))
     }

@@ -55,11 +55,8 @@ impl PyTransformerBlock {
         let (norm, eps, kind) = (settings.norm("norm")?, settings.real("norm_eps", 1e-5)?, settings.feed_forward()?);
         let (hidden, bias) = (settings.size("hidden")?.unwrap_or(4 * dim), settings.bias("hidden_bias", false)?);
         let rules = RULES.map(|(name, rule)| (name, Mixing::Linear(rule)));
-        let others = [
-            ("softmax", Mixing::Softmax),
-            ("state_space", Mixing::StateSpace),
-            ("local_global", Mixing::LocalGlobal),
-        ];
+        let others =
+            [("softmax", Mixing::Softmax), ("state_space", Mixing::StateSpace), ("local_global", Mixing::LocalGlobal)];
         let mixer = match settings.choice("mixer", &[&others[..], &rules[..]].concat(), "softmax")? {
             Mixing::Softmax => softmax(dim, heads, &mut settings)?,
             Mixing::Linear(rule) => linear(dim, heads, rule, &mut settings)?,

@@ -98,18 +98,24 @@ impl<L: Layer + Send + Sync> Call for CallOfRows<L> {
     }
 
     fn forward(&self, ground: Ground<'_>) -> Result<Array, Error> {
+        if self.x.numbers.is_empty() {
+            return Array::zeros(self.shape());
+        }
         let Ground { parameters, workspace, mode } = ground;
         let (mut tape, mut pass) = workspace.pass(parameters, mode, self.layer.forward_need(self.size))?;
         let (out, _) = self.layer.forward(&mut pass, self.size, &self.x.numbers, &mut tape)?;
-        Ok(Array { shape: self.shape(), numbers: out.to_vec() })
+        Array::copy(self.shape(), out)
     }
 
     fn backward(&self, ground: Ground<'_>, dout: &[f32], gradients: &mut Gradients) -> Result<Vec<Array>, Error> {
         let (Ground { parameters, workspace, mode }, layer, size) = (ground, &*self.layer, self.size);
+        let mut dx = Array::zeros(self.x.shape.clone())?;
+        if dx.numbers.is_empty() {
+            return Ok(vec![dx]);
+        }
         let need = layer.forward_need(size).and(layer.backward_need(size));
         let (mut tape, mut pass) = workspace.pass(parameters, mode, need)?;
         let (_, kept) = layer.forward(&mut pass, size, &self.x.numbers, &mut tape)?;
-        let mut dx = Array::zeros(self.x.shape.clone());
         layer.backward(&mut pass, size, kept, dout, gradients, &mut dx.numbers, &mut tape)?;
         Ok(vec![dx])
     }

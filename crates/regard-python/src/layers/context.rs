@@ -78,22 +78,14 @@ impl PySharedAttentionContext {
 
     /// What the block of an inlet takes in: ``X + (s/dim)·X·S``.
     #[pyo3(signature = (x, *, inlet=0))]
-    fn __call__<'py>(
-        slf: &Bound<'py, Self>,
-        x: &Bound<'py, PyAny>,
-        inlet: usize,
-    ) -> PyResult<Bound<'py, PyAny>> {
+    fn __call__<'py>(slf: &Bound<'py, Self>, x: &Bound<'py, PyAny>, inlet: usize) -> PyResult<Bound<'py, PyAny>> {
         let call = slf.get().bind(slf.py(), x, inlet)?;
         PyLayer::evaluate(slf.as_super(), &*call, x)
     }
 
     /// The same, for :meth:`backward`.
     #[pyo3(signature = (x, *, inlet=0))]
-    fn forward<'py>(
-        slf: &Bound<'py, Self>,
-        x: &Bound<'py, PyAny>,
-        inlet: usize,
-    ) -> PyResult<Bound<'py, PyAny>> {
+    fn forward<'py>(slf: &Bound<'py, Self>, x: &Bound<'py, PyAny>, inlet: usize) -> PyResult<Bound<'py, PyAny>> {
         let call = slf.get().bind(slf.py(), x, inlet)?;
         PyLayer::train(slf.as_super(), call, x)
     }
@@ -136,8 +128,8 @@ impl PySharedAttentionContext {
     #[getter]
     fn matrix<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let context = locked(py, &self.context);
-        let (width, numbers) = (context.width(), context.matrix().to_vec());
-        Array { shape: vec![width; 2], numbers }.give(&py.None().into_bound(py))
+        let copy = Array::copy(vec![context.width(); 2], context.matrix()).map_err(refused)?;
+        copy.give(&py.None().into_bound(py))
     }
 
     #[setter]
@@ -193,15 +185,15 @@ impl Call for CallOfContext {
         let need = context.need(Size::rows(self.x.size()));
         let (mut tape, mut pass) = workspace.pass(parameters, mode, need)?;
         let out = context.apply(&mut pass, self.inlet, &self.x.numbers, &mut tape)?;
-        Ok(Array { shape: self.shape(), numbers: out.to_vec() })
+        Array::copy(self.shape(), out)
     }
 
     fn backward(&self, ground: Ground<'_>, dout: &[f32], gradients: &mut Gradients) -> Result<Vec<Array>, Error> {
         let (Ground { parameters, workspace, mode }, context) = (ground, self.context());
         let need = context.need(Size::rows(self.x.size()));
         let (mut frame, mut pass) = workspace.pass(parameters, mode, need)?;
-        let mut d = dout.to_vec();
-        context.apply_backward(&mut pass, self.inlet, &self.x.numbers, &mut d, gradients, &mut frame)?;
-        Ok(vec![Array { shape: self.shape(), numbers: d }])
+        let mut d = Array::copy(self.shape(), dout)?;
+        context.apply_backward(&mut pass, self.inlet, &self.x.numbers, &mut d.numbers, gradients, &mut frame)?;
+        Ok(vec![d])
     }
 }

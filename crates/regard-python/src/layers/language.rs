@@ -212,13 +212,17 @@ impl PyLanguageModel {
                 targets
             }
         };
+        if tokens.is_empty() {
+            let problem = format!("`tokens` has shape {shape:?}; expected at least one token");
+            return Err(PyValueError::new_err(problem));
+        }
         let weights = match weights {
             Some(weights) => {
                 let weights = Array::read("weights", weights)?;
                 weights.expect("weights", &shape)?;
                 weights.numbers
             }
-            None => vec![1.0 / tokens.len().max(1) as f32; tokens.len()],
+            None => vec![1.0 / tokens.len() as f32; tokens.len()],
         };
         Ok(Rows { size: size_of(&shape), tokens, targets, weights })
     }
@@ -257,12 +261,15 @@ impl PyLanguageModel {
         let (numbers, mut shape) = own.tokens("tokens", tokens)?;
         let size = size_of(&shape);
         shape.push(own.model.config().vocabulary);
+        if numbers.is_empty() {
+            return Array::zeros(shape).map_err(refused)?.give(tokens);
+        }
         let mut module = slf.as_super().get().lock(py);
         let (state, context) = (&mut *module, own.context.as_ref().map(|context| locked(py, context)));
         let context = context.as_deref();
         let work = || {
             let Ground { parameters, workspace, .. } = state.ground(Mode::Evaluation)?;
-            let mut logits = Array::zeros(shape);
+            let mut logits = Array::zeros(shape)?;
             own.model.predict(parameters, workspace, size, &numbers, context, &mut logits.numbers)?;
             Ok(logits)
         };
@@ -386,7 +393,7 @@ impl PyLanguageModel {
         let context = context.as_deref();
         let logits = state.get().0.go_on(py, size.tokens, |state| {
             let Ground { parameters, workspace, .. } = ground.ground(Mode::Evaluation)?;
-            let mut logits = Array::zeros(shape);
+            let mut logits = Array::zeros(shape)?;
             own.model.stream(parameters, workspace, size, &numbers, state, context, &mut logits.numbers)?;
             Ok(logits)
         })?;
@@ -452,9 +459,9 @@ impl PyLanguageModel {
             .map(|name| (name, parameters.get(name).expect("it is a name of one")))
             .map(|(name, view)| (name, view.shape().to_vec(), view))
             .collect();
-        let tensors = all.iter().map(|(name, shape, view)| {
-            (*name, &shape[..], view.to_slice().expect("a tensor lies without gaps"))
-        });
+        let tensors = all
+            .iter()
+            .map(|(name, shape, view)| (*name, &shape[..], view.to_slice().expect("a tensor lies without gaps")));
         let context = own.context.as_ref().map(|context| locked(py, context));
         let shape = [own.model.config().width; 2];
         let matrix = context.iter().map(|context| (CONTEXT, &shape[..], context.matrix()));

@@ -109,10 +109,7 @@ impl PyModule {
     }
 
     /// The same of a layer, whose parameters have names of their own.
-    pub(super) fn of<T>(
-        seed: u64,
-        make: impl FnOnce(&mut Scope<'_>) -> Result<T, Error>,
-    ) -> PyResult<(PyModule, T)> {
+    pub(super) fn of<T>(seed: u64, make: impl FnOnce(&mut Scope<'_>) -> Result<T, Error>) -> PyResult<(PyModule, T)> {
         PyModule::with(seed, Precision::F32, |parameters| make(&mut parameters.root()))
     }
 

@@ -179,6 +179,11 @@ impl PyMultiHeadAttention {
         let rows = Array::rows("x", x, layer.config().inputs, &Tokens::InSequences.axes())?;
         let source = Source::of(layer, &rows, heads, kv, keys, values)?;
         let batch_chunk = batch_chunk.map(|chunk| size("batch_chunk", chunk)).transpose()?;
+        let shape = rows.shape_of_width(layer.config().outputs);
+        let mut results = Array::zeros(shape).map_err(refused)?;
+        if rows.numbers.is_empty() {
+            return results.give(x);
+        }
         let mut module = slf.as_super().as_super().get().lock(py);
         let state = &mut *module;
         let mut run = |cache: Option<&MultiHeadCache>| {
@@ -204,13 +209,14 @@ impl PyMultiHeadAttention {
         let out = match cache {
             None => detached(py, || run(None))?.map_err(refused)?,
             Some(_) if !matches!(source, Source::Own) || reuse_first_head_kv => {
-                let problem = "a `cache` has its own keys and values: leave out `kv`, `keys`, `values` and `reuse_first_head_kv`";
+                let problem =
+                    "a `cache` has its own keys and values: leave out `kv`, `keys`, `values` and `reuse_first_head_kv`";
                 return Err(PyValueError::new_err(problem));
             }
             Some(cache) => cache.get().0.read(py, |cache| run(Some(cache)))?,
         };
-        let shape = rows.shape_of_width(layer.config().outputs);
-        Array { shape, numbers: out.into_iter().collect() }.give(x)
+        results.numbers.iter_mut().zip(out).for_each(|(to, number)| *to = number);
+        results.give(x)
     }
 
     /// The results in training, for :meth:`backward`, which then returns the gradient of ``x``; with ``kv`` the tuple ``(dx, dkv)``,
@@ -338,12 +344,15 @@ impl Call for Attending {
     }
 
     fn forward(&self, ground: Ground<'_>) -> Result<Array, Error> {
+        if self.x.numbers.is_empty() {
+            return Array::zeros(self.shape());
+        }
         let Ground { parameters, workspace, mode } = ground;
         let (size, keys) = (self.x.size(), self.source.keys());
         let need = self.layer.attend_need(size, &keys, self.heads);
         let (mut tape, mut pass) = workspace.pass(parameters, mode, need)?;
         let (out, _) = self.layer.attend(&mut pass, size, &self.x.numbers, keys, self.heads, &mut tape)?;
-        let mut out = Array { shape: self.shape(), numbers: out.to_vec() };
+        let mut out = Array::copy(self.shape(), out)?;
         if self.add_input {
             out.numbers.iter_mut().zip(&self.x.numbers).for_each(|(out, x)| *out += x);
         }
@@ -351,19 +360,22 @@ impl Call for Attending {
     }
 
     fn backward(&self, ground: Ground<'_>, dout: &[f32], gradients: &mut Gradients) -> Result<Vec<Array>, Error> {
+        let zeros = |array: &Array| Array::zeros(array.shape.clone());
+        let mut found = vec![zeros(&self.x)?];
+        match &self.source {
+            Source::Own => {}
+            Source::Other(kv) => found.push(zeros(kv)?),
+            Source::Given(k, v) => found.extend([zeros(k)?, zeros(v)?]),
+        }
+        if self.x.numbers.is_empty() {
+            return Ok(found);
+        }
         let (Ground { parameters, workspace, mode }, layer) = (ground, &self.layer);
         let (size, keys) = (self.x.size(), self.source.keys());
         let need = layer.attend_need(size, &keys, self.heads);
         let need = need.and(layer.attend_backward_need(size, &keys, self.heads));
         let (mut tape, mut pass) = workspace.pass(parameters, mode, need)?;
         let (_, kept) = layer.attend(&mut pass, size, &self.x.numbers, keys, self.heads, &mut tape)?;
-        let zeros = |array: &Array| Array::zeros(array.shape.clone());
-        let mut found = vec![zeros(&self.x)];
-        match &self.source {
-            Source::Own => {}
-            Source::Other(kv) => found.push(zeros(kv)),
-            Source::Given(k, v) => found.extend([zeros(k), zeros(v)]),
-        }
         let (dx, dkeys) = match &mut found[..] {
             [dx, dkv] => (dx, KeyGradients::Memory(&mut dkv.numbers)),
             [dx, dk, dv] => (dx, KeyGradients::Given { k: &mut dk.numbers, v: &mut dv.numbers }),

@@ -62,7 +62,12 @@ pub(super) fn optimiser_config(settings: &mut Settings<'_>, eps: &str) -> PyResu
         true => settings.number("clip")?.map(|clip| clip as f32),
         false => usual.clip,
     };
-    Ok(OptimiserConfig { betas, eps: settings.real(eps, usual.eps)?, decay: settings.real("decay", usual.decay)?, clip })
+    Ok(OptimiserConfig {
+        betas,
+        eps: settings.real(eps, usual.eps)?,
+        decay: settings.real("decay", usual.decay)?,
+        clip,
+    })
 }
 
 /// A learning rate.

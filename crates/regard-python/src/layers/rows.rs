@@ -200,7 +200,7 @@ impl Call for CallOfTokens {
     fn forward(&self, ground: Ground<'_>) -> Result<Array, Error> {
         let Ground { parameters, workspace, mode } = ground;
         let (_, pass) = workspace.pass(parameters, mode, regard_memory::Need::NONE)?;
-        let mut out = Array::zeros(self.shape());
+        let mut out = Array::zeros(self.shape())?;
         self.layer.forward(&pass, &self.tokens, &mut out.numbers)?;
         Ok(out)
     }

@@ -70,7 +70,11 @@ impl<'py> Settings<'py> {
 
     /// A number as layers have it.
     pub(super) fn real(&mut self, name: &str, usual: f32) -> PyResult<f32> {
-        Ok(self.number(name)?.map_or(usual, |number| number as f32))
+        let Some(number) = self.number(name)? else { return Ok(usual) };
+        match number as f32 {
+            real if real.is_finite() => Ok(real),
+            _ => Err(PyValueError::new_err(format!("`{name}` is {number}; expected a number that float32 holds"))),
+        }
     }
 
     /// Whether something is so.
@@ -113,30 +117,25 @@ impl<'py> Settings<'py> {
     pub(super) fn heads(&mut self, dim: usize, heads: usize) -> PyResult<HeadSizes> {
         let (dim_k, dim_v, kv_heads) = (self.size("dim_k")?, self.size("dim_v")?, self.size("kv_heads")?);
         let dim_k = dim_k.map_or_else(|| split("dim", dim, heads, "dim_k"), Ok)?;
-        Ok(HeadSizes {
-            width: dim,
-            heads,
-            kv_heads: kv_heads.unwrap_or(heads),
-            dim_k,
-            dim_v: dim_v.unwrap_or(dim_k),
-        })
+        Ok(HeadSizes { width: dim, heads, kv_heads: kv_heads.unwrap_or(heads), dim_k, dim_v: dim_v.unwrap_or(dim_k) })
     }
 
     /// The base of rotary positions, if there are any.
     pub(super) fn rotary(&mut self) -> PyResult<Option<f32>> {
-        match self.number("rotary")? {
-            Some(theta) if theta < 1.0 => {
+        const NONE: f32 = f32::INFINITY;
+        match self.real("rotary", NONE)? {
+            NONE => Ok(None),
+            theta if theta >= 1.0 => Ok(Some(theta)),
+            theta => {
                 let expected = "expected the base of the positions' frequencies, at least 1 and usually 10000";
                 Err(PyValueError::new_err(format!("`rotary` is {theta}; {expected}")))
             }
-            theta => Ok(theta.map(|theta| theta as f32)),
         }
     }
 
     /// A feed-forward layer's form.
     pub(super) fn feed_forward(&mut self) -> PyResult<FeedForwardKind> {
-        let choices =
-            [("silu", Activation::Silu), ("gelu", Activation::Gelu), ("gelu_tanh", Activation::GeluTanh)];
+        let choices = [("silu", Activation::Silu), ("gelu", Activation::Gelu), ("gelu_tanh", Activation::GeluTanh)];
         let activation = self.choice("activation", &choices, "silu")?;
         let gated = self.flag("gated", true)?;
         Ok(if gated { FeedForwardKind::Gated(activation) } else { FeedForwardKind::Plain(activation) })

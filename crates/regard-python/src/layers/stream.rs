@@ -128,11 +128,7 @@ impl PyStreaming {
     /// Raises:
     ///     ValueError: the layer reads whole sequences: local-global attention, or a recurrence in both directions.
     #[pyo3(signature = (batch=None, *, capacity=None), text_signature = "($self, batch=1, *, capacity=1024)")]
-    fn state(
-        &self,
-        batch: Option<&Bound<'_, PyAny>>,
-        capacity: Option<&Bound<'_, PyAny>>,
-    ) -> PyResult<PyState> {
+    fn state(&self, batch: Option<&Bound<'_, PyAny>>, capacity: Option<&Bound<'_, PyAny>>) -> PyResult<PyState> {
         let batch = batch.map_or(Ok(1), |batch| size("batch", batch))?;
         let state = self.0.first(batch, self::capacity(capacity)?).map_err(refused)?;
         Ok(PyState(Remembered::new(state)))
@@ -153,12 +149,13 @@ impl PyStreaming {
         let rows = Array::rows("x", x, layer.width(), &Tokens::InSequences.axes())?;
         let mut module = slf.as_super().as_super().get().lock(py);
         let (ground, size) = (&mut *module, rows.size());
-        let numbers = state.get().0.go_on(py, size.tokens, |state| {
+        let shape = rows.shape.clone();
+        let results = state.get().0.go_on(py, size.tokens, |state| {
             let Ground { parameters, workspace, mode } = ground.ground(Mode::Evaluation)?;
             let (mut tape, mut pass) = workspace.pass(parameters, mode, layer.need(size))?;
-            layer.next(&mut pass, size, &rows.numbers, state, &mut tape).map(|out| out.to_vec())
+            Array::copy(shape, layer.next(&mut pass, size, &rows.numbers, state, &mut tape)?)
         })?;
-        Array { shape: rows.shape, numbers }.give(x)
+        results.give(x)
     }
 }
 
@@ -201,11 +198,7 @@ impl<S: Send> Remembered<S> {
     ///
     /// # Errors
     /// As [`Remembered::go_on`].
-    pub(super) fn read<R: Send>(
-        &self,
-        py: Python<'_>,
-        work: impl FnOnce(&S) -> Result<R, Error> + Send,
-    ) -> PyResult<R>
+    pub(super) fn read<R: Send>(&self, py: Python<'_>, work: impl FnOnce(&S) -> Result<R, Error> + Send) -> PyResult<R>
     where
         S: Sync,
     {
@@ -218,9 +211,7 @@ impl<S: Send> Remembered<S> {
         let behind = locked(py, &self.0);
         match behind.whole {
             true => Ok(behind),
-            false => {
-                Err(PyValueError::new_err("an interrupted call has left the state half written: clear() it"))
-            }
+            false => Err(PyValueError::new_err("an interrupted call has left the state half written: clear() it")),
         }
     }
 

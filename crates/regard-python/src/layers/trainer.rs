@@ -6,9 +6,7 @@ use std::sync::Mutex;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
-use regard_layers::{
-    NotFinite, Precision, Schedule, Trainer, TrainingConfig, Workspace,
-};
+use regard_layers::{NotFinite, Precision, Schedule, Trainer, TrainingConfig, Workspace};
 
 use super::arrays::whole_numbers;
 use super::error::{check_readable, not_written, refused};
@@ -49,6 +47,9 @@ pub(crate) struct PyTrainer {
     trainer: Mutex<Trainer>,
     precision: Precision,
 }
+
+/// Tokens of a batch, at most: they are drawn before it is asked whether there is memory for what becomes of them.
+const MOST: usize = 1 << 26;
 
 /// The tokens of a text.
 fn text_of(text: &Bound<'_, PyAny>) -> PyResult<Vec<u32>> {
@@ -95,6 +96,13 @@ impl PyTrainer {
             )?,
         };
         settings.end()?;
+        if config.batch.saturating_mul(config.tokens) > MOST {
+            let problem = format!(
+                "`batch` × `tokens` is {} × {}; expected at most {MOST}: `accumulation` adds up smaller ones",
+                config.batch, config.tokens
+            );
+            return Err(PyValueError::new_err(problem));
+        }
         let workspace = Workspace::new().map_err(refused)?.with_precision(precision);
         let trainer = Trainer::new(model, config, workspace).map_err(refused)?;
         Ok(PyTrainer { trainer: Mutex::new(trainer), precision })
