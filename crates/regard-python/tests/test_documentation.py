@@ -39,28 +39,48 @@ def test_documentation_is_there_and_right(name, item):
     assert result.failed == 0
 
 
-def test_the_stubs_say_what_there_is():
-    """Each function and class of the stubs is there with these parameters, and nothing else is."""
-    tree = ast.parse((Path(regard.__file__).parent / "_regard.pyi").read_text())
-    stubs = {node.name: node for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
-    public = {name for name in dir(_regard) if not name.startswith("_")}
-    assert public == {name for name in stubs if not name.startswith("_")}
+def parameters_of_stub(node):
+    """The names of a stub's parameters, without what it is bound to; of ``*names`` and ``**names`` too."""
+    arguments = node.args
+    names = [a.arg for a in (*arguments.posonlyargs, *arguments.args)]
+    names += [arguments.vararg.arg] if arguments.vararg else []
+    names += [a.arg for a in arguments.kwonlyargs]
+    names += [arguments.kwarg.arg] if arguments.kwarg else []
+    return [name for name in names if name not in ("self", "cls")]
 
-    def parameters(node):
-        arguments = node.args
-        return [a.arg for a in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]
 
-    for name, node in stubs.items():
+def parameters(item):
+    return [name for name in inspect.signature(item).parameters if name != "self"]
+
+
+def is_property(node):
+    return any(isinstance(mark, ast.Name) and mark.id == "property" for mark in node.decorator_list)
+
+
+@pytest.mark.parametrize(("stubs", "module"), [("_regard.pyi", _regard), ("layers.pyi", regard.layers)])
+def test_the_stubs_say_what_there_is(stubs, module):
+    """Each function and class of the stubs is there with these parameters and defaults, and nothing else is."""
+    tree = ast.parse((Path(regard.__file__).parent / stubs).read_text())
+    nodes = {node.name: node for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+    public = {name for name in module.__all__ if not name.startswith("_")}
+    assert public == {name for name in nodes if not name.startswith("_")}
+
+    for name, node in nodes.items():
         if name.startswith("_"):
             continue
-        item = getattr(_regard, name)
+        item = getattr(module, name)
         if isinstance(node, ast.FunctionDef):
-            assert parameters(node) == list(inspect.signature(item).parameters), name
+            assert parameters_of_stub(node) == parameters(item), name
             continue
-        members = {n.name for n in node.body if isinstance(n, ast.FunctionDef)}
-        members |= {n.target.id for n in node.body if isinstance(n, ast.AnnAssign)}
+        assert [base.id for base in node.bases] in ([item.__base__.__name__], []), name
+        methods = [n for n in node.body if isinstance(n, ast.FunctionDef)]
+        members = {n.name for n in methods} | {n.target.id for n in node.body if isinstance(n, ast.AnnAssign)}
         assert {m for m in vars(item) if not m.startswith("_")} == {m for m in members if not m.startswith("_")}, name
-        for method in node.body:
-            if isinstance(method, ast.FunctionDef) and not method.decorator_list and not method.name.startswith("__"):
-                has = [p for p in inspect.signature(getattr(item, method.name)).parameters if p != "self"]
-                assert [p for p in parameters(method) if p != "self"] == has, f"{name}.{method.name}"
+        for method in methods:
+            if method.name == "__new__":
+                assert parameters_of_stub(method) == parameters(item), name
+                for option, default in zip(method.args.kwonlyargs, method.args.kw_defaults, strict=True):
+                    has = inspect.signature(item).parameters[option.arg].default
+                    assert has == (ast.literal_eval(default) if default else inspect.Parameter.empty), f"{name}.{option.arg}"
+            elif not method.name.startswith("__") and not is_property(method):
+                assert parameters_of_stub(method) == parameters(getattr(item, method.name)), f"{name}.{method.name}"

@@ -6,12 +6,11 @@ import threading
 
 import numpy as np
 import pytest
+import regard
 import safetensors.numpy
 import torch
-from torch.nn import functional as F
-
-import regard
 from regard import Mask, layers
+from torch.nn import functional as F
 
 CASES = range(6)
 
@@ -27,8 +26,8 @@ def randomised(layer, rng):
 
 
 def as_good(name, ours, plain, expected, scale=1):
-    """Our largest error is at most three times that of PyTorch in float32 (which sums in another order), or a few last places of the
-    largest number, or of ``scale``."""
+    """Our largest error is at most three times that of PyTorch in float32 (which sums in another order), or a few last places
+    of the largest number, or of ``scale``."""
     ours, plain = np.asarray(ours, dtype=np.float64), plain.detach().double().numpy()
     expected = expected.detach().numpy()
     assert ours.shape == expected.shape, name

@@ -11,8 +11,8 @@
 >>> block.gradients["mixer.q_proj.weight"].shape
 (32, 32)
 
-A layer that is called, ``layer(x)``, gives results. ``layer.forward(x)`` gives them for training, and keeps a copy of ``x`` so that
-``layer.backward(dy)`` can compute the rest again: it returns the gradient of ``x`` and adds those of the parameters to
+A layer that is called, ``layer(x)``, gives results. ``layer.forward(x)`` gives them for training, and keeps a copy of ``x`` so
+that ``layer.backward(dy)`` can compute the rest again: it returns the gradient of ``x`` and adds those of the parameters to
 ``layer.gradients``. Results are of the kind of what goes in: NumPy arrays, PyTorch tensors, arrays of JAX, all of float32.
 :class:`AdamW` takes steps, ``layer.save`` and ``layer.load`` write and read safetensors.
 """
