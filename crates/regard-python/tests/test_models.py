@@ -603,7 +603,9 @@ def test_ctrl_c_ends_what_runs(plain, tmp_path, work):
     if work == "encode":
         make_encoder(tmp_path / "bert", "mean", normalize=True)
     script = f"""if True:
+        import signal
         import regard
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in the background ignores
         decoder = regard.Decoder.load({str(plain.folder)!r})
         encoder = regard.Encoder.load({str(tmp_path / "bert")!r}) if {work == "encode"} else None
         print("begins", flush=True)
@@ -616,6 +618,9 @@ def test_ctrl_c_ends_what_runs(plain, tmp_path, work):
         print(decoder.generate("Stop", temperature=0, max_tokens=20, cache_dtype="float32"), flush=True)
     """
     child = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    # What does not end fails, and hangs nothing.
+    watch = threading.Timer(120, child.kill)
+    watch.start()
     try:
         assert child.stdout.readline() == "begins\n"
         time.sleep(1)
@@ -627,6 +632,7 @@ def test_ctrl_c_ends_what_runs(plain, tmp_path, work):
         assert child.stdout.readline() == plain.tokenizer.decode(expected, skip_special_tokens=True) + "\n"
         assert child.wait(20) == 0
     finally:
+        watch.cancel()
         child.kill()
 
 
