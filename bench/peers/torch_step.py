@@ -58,11 +58,19 @@ class Attention:
         self.grad = read(inputs["grad"], (batch, heads, queries, dim), dtype) if self.backward else None
         for tensor in (self.q, self.k, self.v):
             tensor.requires_grad_(self.backward)
-        self.options = mask(case) | ({"enable_gqa": True} if heads != kv_heads else {})
+        self.options = self.options_of(case)
         decoding = queries == 1 and not self.backward
         self.copies = math.ceil(FROM_MEMORY / (self.k.nbytes + self.v.nbytes)) if decoding else 1
         pairs = [(self.k, self.v)] + [(self.k.clone(), self.v.clone()) for _ in range(self.copies - 1)]
-        self.pairs = itertools.cycle(pairs)
+        self.pairs = itertools.cycle([self.held(pair) for pair in pairs] if decoding else pairs)
+
+    def options_of(self, case):
+        """What a call is told beside its tensors."""
+        return mask(case) | ({"enable_gqa": True} if case["heads"] != case["kv_heads"] else {})
+
+    def held(self, pair):
+        """Keys and values as a decode case has them."""
+        return pair
 
     def attend(self, k, v):
         return F.scaled_dot_product_attention(self.q, k, v, **self.options)
@@ -85,12 +93,12 @@ class Attention:
         return {"out": out.detach(), **dict(zip(("dq", "dk", "dv"), grads))}
 
 
-def prepare(request):
+def prepare(request, attention=Attention, peer=f"torch {torch.__version__}"):
     torch.set_num_threads(request.get("threads", 2))
-    attention = Attention(request)
+    prepared = attention(request)
     for _ in range(request.get("warm_up", 2)):
-        attention()
-    return attention, {"peer": f"torch {torch.__version__}", "id": request["case"]["id"], "copies": attention.copies}
+        prepared()
+    return prepared, {"peer": peer, "id": request["case"]["id"], "copies": prepared.copies}
 
 
 def step(attention, count="1"):

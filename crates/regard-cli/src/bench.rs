@@ -94,6 +94,7 @@ bf16. The error is the largest of one minus the cosine with the peer's vectors i
 Examples:
   regard bench
   regard bench --only dense-2048 train-2048 --torch python3
+  regard bench --only dense-2048 decode-8k --python python3
   regard bench --only packed live-pair-512 memory-65536
   regard bench --isa avx2 --threads 1 --only dense-2048
   regard bench --crossovers --only scattered
@@ -155,6 +156,9 @@ pub(crate) struct Arguments {
     /// Alternate with PyTorch, run by this Python; with an encoder, with sentence-transformers
     #[arg(long, value_name = "PYTHON")]
     torch: Option<PathBuf>,
+    /// Alternate with Regard's own package of this Python, which has PyTorch too: what the cases take through Python
+    #[arg(long, value_name = "PYTHON", conflicts_with_all = ["torch", "model", "crossovers", "memory", "linear", "layers", "favor", "select"])]
+    python: Option<PathBuf>,
     /// Alternate with llama.cpp, run by this Python
     #[arg(long, value_name = "PYTHON", requires = "model")]
     llama: Option<PathBuf>,
@@ -213,7 +217,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Error> {
             let cases = arguments.cases()?;
             let (pool, machine) = (pool()?, machine()?);
             let mut results = Results::new(arguments, Setting::measure(&machine, isa, None), cases.len());
-            let torch = arguments.torch.as_deref().map(|python| Torch::start(python, threads)).transpose()?;
+            let torch = match (&arguments.torch, &arguments.python) {
+                (Some(python), _) => Some(Torch::start(python, threads)?),
+                (None, Some(python)) => Some(Torch::start_package(python, threads)?),
+                (None, None) => None,
+            };
             let mut attention = Attention { isa, pool: &pool, machine: &machine, torch };
             cases.iter().try_for_each(|case| results.measure(&case.id, || attention.measure(case)))?;
             results

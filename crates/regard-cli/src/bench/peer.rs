@@ -16,6 +16,7 @@ const SCRIPTS: &[(&str, &str)] = &[
     ("step.py", include_str!("../../../../bench/peers/step.py")),
     ("torch_attention.py", include_str!("../../../../bench/peers/torch_attention.py")),
     ("torch_step.py", include_str!("../../../../bench/peers/torch_step.py")),
+    ("regard_step.py", include_str!("../../../../bench/peers/regard_step.py")),
     ("linear_step.py", include_str!("../../../../bench/peers/linear_step.py")),
     ("layers_step.py", include_str!("../../../../bench/peers/layers_step.py")),
     ("llama_step.py", include_str!("../../../../bench/peers/llama_step.py")),

@@ -1,4 +1,4 @@
-//! PyTorch on the same case and the same numbers.
+//! PyTorch, or Regard through Python, on the same case and the same numbers.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use crate::bench::inputs::{Inputs, Stored};
 use crate::bench::peer::Peer;
 use crate::error::Error;
 
-/// PyTorch's process.
+/// A process of Python.
 pub(crate) struct Torch {
     peer: Peer,
     threads: usize,
@@ -19,10 +19,24 @@ pub(crate) struct Torch {
 }
 
 impl Torch {
+    /// PyTorch.
+    ///
     /// # Errors
     /// Python cannot be started.
     pub(crate) fn start(python: &Path, threads: usize) -> Result<Self, Error> {
-        Ok(Torch { peer: Peer::start(python, "torch_step.py")?, threads, name: String::new() })
+        Torch::of("torch_step.py", python, threads)
+    }
+
+    /// Regard's own package.
+    ///
+    /// # Errors
+    /// Python cannot be started.
+    pub(crate) fn start_package(python: &Path, threads: usize) -> Result<Self, Error> {
+        Torch::of("regard_step.py", python, threads)
+    }
+
+    fn of(script: &'static str, python: &Path, threads: usize) -> Result<Self, Error> {
+        Ok(Torch { peer: Peer::start(python, script)?, threads, name: String::new() })
     }
 
     /// Hands it a case, and gives its answer.
