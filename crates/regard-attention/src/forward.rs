@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use half::{bf16, f16};
-use regard_kernels::{Bf16, F32, Number, Operand, PANEL, ROWS};
+use regard_kernels::{Bf16, F32, Number, Operand, PANEL, ROWS, Transposable};
 use regard_memory::{Ahead, Arena, Frame, Need, Rows, Tensor, TensorMut, chunks_of};
 use regard_threads::Pool;
 
@@ -31,7 +31,7 @@ const PACKED_AT_ONCE: usize = 8;
 /// A number type that attention takes.
 pub trait Element: Number {
     /// How the products hold it where the CPU has instructions for it.
-    type Operand: Operand;
+    type Operand: Transposable;
 }
 
 impl Element for f32 {
@@ -120,7 +120,7 @@ impl Plan {
     }
 
     #[allow(clippy::too_many_arguments, reason = "the inputs one by one: queries may come from anywhere")]
-    fn run_as<'d, T: Element, E: Operand, O: Number>(
+    fn run_as<'d, T: Element, E: Transposable, O: Number>(
         &self,
         query: impl Fn(Unit, usize, usize) -> &'d [T] + Sync,
         queries: Option<Tensor<'_, T>>,
@@ -174,7 +174,7 @@ fn pairs_are_slow<T: Element>(plan: &Plan) -> bool {
 }
 
 /// A phase whose keys and values are packed for the call.
-pub(crate) struct Packed<'p, 'a, T, E: Operand> {
+pub(crate) struct Packed<'p, 'a, T, E: Transposable> {
     pub fold: Fold<'p, 'a, E>,
     room: Room,
     /// The queries, where they lie in a tensor as the plan says.
@@ -183,7 +183,7 @@ pub(crate) struct Packed<'p, 'a, T, E: Operand> {
     values: Tensor<'a, T>,
 }
 
-impl<'a, T: Element, E: Operand> Packed<'_, 'a, T, E> {
+impl<'a, T: Element, E: Transposable> Packed<'_, 'a, T, E> {
     fn phase(&self) -> &Phase {
         self.fold.phase
     }

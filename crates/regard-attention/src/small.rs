@@ -1,8 +1,6 @@
 //! Heads of few keys: whole ones in one call of a kernel.
 
-use std::any::TypeId;
-
-use regard_kernels::{Bf16, F32, Number, Operand, PANEL, ROWS, SmallHead};
+use regard_kernels::{Number, PANEL, ROWS, SmallHead, Transposable};
 use regard_masks::Span;
 use regard_memory::{Ahead, Frame, Need, Tensor, TensorMut};
 
@@ -13,16 +11,14 @@ use crate::{Element, Error, Regime};
 /// Keys up to which a head is small: its keys, values and a block of scores then stay in the first-level cache.
 pub(crate) const KEYS: usize = 128;
 
-impl<T: Element, E: Operand> Packed<'_, '_, T, E> {
+impl<T: Element, E: Transposable> Packed<'_, '_, T, E> {
     /// Whether a unit goes through the kernel of small heads: few keys, and nothing between a score and its weight.
     pub(crate) fn is_small(&self, unit: Unit) -> bool {
         let plan = self.fold.plan;
-        // The kernel reads operands of 32-bit words.
-        let operand = [TypeId::of::<F32>(), TypeId::of::<Bf16>()].contains(&TypeId::of::<E>());
         let layout = plan.layout(unit.sequence, unit.head);
         let sequence = &plan.sequences[unit.sequence];
         let whole = sequence.strip >= sequence.queries.len();
-        operand && whole && sequence.keys.len() <= KEYS && layout.lists() == 0 && self.fold.is_plain()
+        whole && sequence.keys.len() <= KEYS && layout.lists() == 0 && self.fold.is_plain()
     }
 
     /// The most scratch that a small unit takes.

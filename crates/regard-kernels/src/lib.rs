@@ -8,6 +8,7 @@ mod activation;
 mod activation_backward;
 mod adjust;
 mod backward;
+mod compiled;
 mod dense;
 mod dropout;
 mod each;

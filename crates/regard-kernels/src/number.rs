@@ -1,6 +1,7 @@
 //! The number types that tensors are stored in.
 
 use half::{bf16, f16};
+use regard_memory::{Rows, RowsMut};
 use regard_simd::Simd;
 
 /// A stored number: f32, bf16 or f16. Arithmetic on it is done in f32.
@@ -24,11 +25,63 @@ pub trait Number: Copy + Default + Send + Sync + std::fmt::Debug + 'static + sea
     unsafe fn store<S: Simd>(s: S, p: *mut Self, x: S::F32);
 }
 
+/// Rows of any number type: a kernel that tells the types apart row by row is compiled once for all of them.
+#[derive(Clone, Copy)]
+pub enum NumberRows<'a> {
+    F32(Rows<'a, f32>),
+    Bf16(Rows<'a, bf16>),
+    F16(Rows<'a, f16>),
+}
+
+/// [`NumberRows`] that are written.
+pub enum NumberRowsMut<'a> {
+    F32(RowsMut<'a, f32>),
+    Bf16(RowsMut<'a, bf16>),
+    F16(RowsMut<'a, f16>),
+}
+
+impl<'a> NumberRows<'a> {
+    pub(crate) fn rows(&self) -> usize {
+        match self {
+            NumberRows::F32(rows) => rows.rows(),
+            NumberRows::Bf16(rows) => rows.rows(),
+            NumberRows::F16(rows) => rows.rows(),
+        }
+    }
+
+    pub(crate) fn as_f32(&self) -> Option<Rows<'a, f32>> {
+        if let NumberRows::F32(rows) = self { Some(*rows) } else { None }
+    }
+}
+
+impl<'a> NumberRowsMut<'a> {
+    pub(crate) fn as_f32_mut(&mut self) -> Option<&mut RowsMut<'a, f32>> {
+        if let NumberRowsMut::F32(rows) = self { Some(rows) } else { None }
+    }
+}
+
 mod sealed {
-    pub trait Sealed {}
-    impl Sealed for f32 {}
-    impl Sealed for half::bf16 {}
-    impl Sealed for half::f16 {}
+    use super::*;
+
+    pub trait Sealed: Sized {
+        fn rows(rows: Rows<'_, Self>) -> NumberRows<'_>;
+        fn rows_mut(rows: RowsMut<'_, Self>) -> NumberRowsMut<'_>;
+    }
+
+    macro_rules! sealed {
+        ($($number:ty: $name:ident),*) => {$(
+            impl Sealed for $number {
+                fn rows(rows: Rows<'_, Self>) -> NumberRows<'_> {
+                    NumberRows::$name(rows)
+                }
+                fn rows_mut(rows: RowsMut<'_, Self>) -> NumberRowsMut<'_> {
+                    NumberRowsMut::$name(rows)
+                }
+            }
+        )*};
+    }
+
+    sealed!(f32: F32, bf16: Bf16, f16: F16);
 }
 
 impl Number for f32 {

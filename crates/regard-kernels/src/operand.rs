@@ -6,13 +6,14 @@ use regard_simd::math::exp2_of_each;
 use regard_simd::{Isa, Kernel, Simd};
 
 use crate::Number;
+use crate::compiled::Compiled;
 
 /// The storage of the two sides of a product `C = A·B` along the axis that is summed over.
 ///
 /// `A` is read one word at a time and spread over a vector; `B` is read a vector at a time. One *step* sums over
 /// `DEPTH` elements. The trait is sealed: [`F32`], [`F16`], [`Bf16`] and [`Int8`] implement
 /// it.
-pub trait Operand: Copy + Send + Sync + 'static + sealed::Sealed {
+pub trait Operand: Copy + Send + Sync + 'static + Compiled {
     /// Elements that one step sums over.
     const DEPTH: usize;
     /// Whether numbers of `B` stand for multiples of themselves: each row has a scale.
@@ -72,10 +73,6 @@ pub trait Operand: Copy + Send + Sync + 'static + sealed::Sealed {
     fn run<K: Kernel>(isa: Isa, kernel: K) -> K::Output;
 }
 
-mod sealed {
-    pub trait Sealed {}
-}
-
 /// Single precision on both sides.
 #[derive(Clone, Copy, Debug)]
 pub struct F32;
@@ -92,11 +89,6 @@ pub struct Bf16;
 /// which stands for itself times a scale ([`Kernels::pack_keys_int8`](crate::Kernels::pack_keys_int8)).
 #[derive(Clone, Copy, Debug)]
 pub struct Int8;
-
-impl sealed::Sealed for F32 {}
-impl sealed::Sealed for F16 {}
-impl sealed::Sealed for Bf16 {}
-impl sealed::Sealed for Int8 {}
 
 impl Operand for F32 {
     const DEPTH: usize = 1;
@@ -304,7 +296,7 @@ impl Operand for Bf16 {
         put_value_bits(to, within, (from >> (16 * from_within)) as u16);
     }
     fn run<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
-        isa.run_dots(kernel)
+        isa.run_bf16(kernel)
     }
 }
 

@@ -118,8 +118,8 @@ impl Machine {
     fn work(&self, thread: usize, isa: Isa, unit: Unit) -> f64 {
         match unit {
             Unit::F32 => isa.run(Tile::<Fma>::new()),
-            Unit::Bf16 => isa.run_dots(Tile::<DotBf16>::new()),
-            Unit::Int8 => isa.run_dots(Tile::<DotInt8>::new()),
+            Unit::Bf16 => isa.run_bf16(Tile::<DotBf16>::new()),
+            Unit::Int8 => isa.run_bytes(Tile::<DotInt8>::new()),
             Unit::Read => {
                 let region = self.memory.len() / self.threads;
                 let block = self.cursors[thread].fetch_add(1, Ordering::Relaxed) % (region / BLOCK);

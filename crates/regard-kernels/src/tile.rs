@@ -158,7 +158,7 @@ impl Kernels {
             columns = columns.saturating_add(some.len());
         }
         Error::check_length("score tile", tile.stride, columns)?;
-        E::run(self.isa(), Score::<E> { rows, steps, queries, stretches, tile });
+        E::score(self.isa(), Score { rows, steps, queries, stretches, tile });
         Ok(())
     }
 
@@ -177,7 +177,7 @@ impl Kernels {
         state: &mut RowState,
     ) -> Result<(), Error> {
         check_rows(rows)?;
-        E::run(self.isa(), Softmax::<E> { rows, factor, tile, state, operand: std::marker::PhantomData });
+        E::softmax(self.isa(), Softmax { rows, factor, tile, state, operand: std::marker::PhantomData });
         Ok(())
     }
 
@@ -206,7 +206,7 @@ impl Kernels {
         Error::check_length("out", out.len(), ROWS.saturating_mul(width))?;
         check_columns::<E>(width, at)?;
         let correction = std::mem::replace(&mut state.correction, [1.0; COLUMNS]);
-        E::run(self.isa(), Accumulate::<E> { rows, steps, at, tile, values, width, correction, out });
+        E::accumulate(self.isa(), Accumulate { rows, steps, at, tile, values, width, correction, out });
         Ok(())
     }
 
@@ -298,7 +298,7 @@ impl<'a, E: Operand> Stretch<'a, E> {
     }
 }
 
-struct Score<'t, 'a, E: Operand> {
+pub struct Score<'t, 'a, E: Operand> {
     rows: usize,
     steps: usize,
     queries: &'t [E::A],
@@ -388,7 +388,7 @@ unsafe fn score_strips<S: Simd, E: Operand, const R: usize, const W: usize>(
     }
 }
 
-struct Softmax<'t, 'a, E> {
+pub struct Softmax<'t, 'a, E> {
     rows: usize,
     factor: f32,
     tile: &'t mut ScoreTile<'a>,
@@ -489,7 +489,7 @@ const FEW: usize = 4;
 /// Keys whose values such rows go over at once, all columns of them: as they lie in memory one after the other.
 const STREAMED: usize = 64;
 
-struct Accumulate<'t, 'a, E: Operand> {
+pub struct Accumulate<'t, 'a, E: Operand> {
     rows: usize,
     steps: usize,
     at: usize,

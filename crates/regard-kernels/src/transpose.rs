@@ -32,7 +32,7 @@ impl Kernels {
             return Err(Error::Length { name: "rows of pairs", has: to.rows(), expected });
         }
         Error::check_length("columns of pairs", to.cols(), from.cols())?;
-        self.isa().run_dots(PairRows { from, to });
+        self.isa().run_bf16(PairRows { from, to });
         Ok(())
     }
 }

@@ -166,8 +166,8 @@ impl Isa {
         self.name() == "avx512-bf16"
     }
 
-    /// Runs a kernel with this instruction set. It is compiled once for the whole AVX-512 family: a kernel of dot
-    /// products of bf16 or bytes goes through [`Isa::run_dots`].
+    /// Runs a kernel with this instruction set. It is compiled once for the whole AVX-512 family: a kernel that gains from
+    /// the instructions for bf16 goes through [`Isa::run_bf16`], one of dot products of bytes through [`Isa::run_bytes`].
     pub fn run<K: Kernel>(self, kernel: K) -> K::Output {
         // SAFETY: an `Isa` exists only where the CPU has its instructions.
         unsafe {
@@ -183,15 +183,22 @@ impl Isa {
         }
     }
 
-    /// [`Isa::run`] for a kernel that uses [`Simd::dot_bf16`] or [`Simd::dot_u8_i8`].
-    pub fn run_dots<K: Kernel>(self, kernel: K) -> K::Output {
+    /// [`Isa::run`] for a kernel that uses [`Simd::dot_bf16`], or rounds to bf16.
+    pub fn run_bf16<K: Kernel>(self, kernel: K) -> K::Output {
         match self.0 {
             // SAFETY: an `Isa` exists only where the CPU has its instructions.
             #[cfg(target_arch = "x86_64")]
-            Kind::Avx512Vnni => unsafe { run_as::<crate::Avx512Vnni, K>(kernel) },
-            // SAFETY: the same.
-            #[cfg(target_arch = "x86_64")]
             Kind::Avx512Bf16 => unsafe { run_as::<crate::Avx512Bf16, K>(kernel) },
+            _ => self.run(kernel),
+        }
+    }
+
+    /// [`Isa::run`] for a kernel that uses [`Simd::dot_u8_i8`].
+    pub fn run_bytes<K: Kernel>(self, kernel: K) -> K::Output {
+        match self.0 {
+            // SAFETY: an `Isa` exists only where the CPU has its instructions; those of bf16 come with those of bytes.
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx512Vnni | Kind::Avx512Bf16 => unsafe { run_as::<crate::Avx512Vnni, K>(kernel) },
             _ => self.run(kernel),
         }
     }

@@ -41,7 +41,7 @@ proptest! {
         });
         for isa in Isa::available() {
             let bytes = Bytes { acc, u: u.map(i32::from_le_bytes), x: x.map(i32::from_le_bytes) };
-            prop_assert_eq!(isa.run_dots(bytes), want, "{}", isa);
+            prop_assert_eq!(isa.run_bytes(bytes), want, "{}", isa);
         }
     }
 }
@@ -85,7 +85,7 @@ proptest! {
     fn halves_are_rounded_twice(acc in uniform16(number()), a in uniform16(pair()), b in uniform16(pair())) {
         let words = |x: [[bf16; 2]; 16]| x.map(|[low, high]| (u32::from(high.to_bits()) << 16 | u32::from(low.to_bits())) as i32);
         for isa in Isa::available() {
-            let y = isa.run_dots(Halves { acc, a: words(a), b: words(b) });
+            let y = isa.run_bf16(Halves { acc, a: words(a), b: words(b) });
             for i in 0..16 {
                 let terms = [f64::from(acc[i]), a[i][0].to_f64() * b[i][0].to_f64(), a[i][1].to_f64() * b[i][1].to_f64()];
                 let (sum, size): (f64, f64) = (terms.iter().sum(), terms.iter().map(|x| x.abs()).sum());

@@ -24,7 +24,7 @@ macro_rules! conversion {
                 }
             }
             let mut y = vec![<$to>::default(); x.len()];
-            isa.run_dots(Conversion(x, &mut y));
+            isa.run_bf16(Conversion(x, &mut y));
             y
         }
     };

@@ -33,7 +33,7 @@ macro_rules! operations {
             }
             proptest!(|(inputs in [uniform16($inputs), uniform16($inputs), uniform16($inputs)])| {
                 for $isa in Isa::available() {
-                    let y = $isa.run_dots(Operation(inputs));
+                    let y = $isa.run_bf16(Operation(inputs));
                     for i in 0..16 {
                         let [$a, $b, $c] = inputs.map(|x| x[i]);
                         let scalar: f32 = $scalar;
@@ -151,7 +151,7 @@ macro_rules! reductions {
             let scalar: fn(Vec<f32>) -> f32 = $scalar;
             proptest!(|(x in uniform16(-1e3..1e3_f32))| {
                 for isa in Isa::available() {
-                    let (lanes, reduced) = isa.run_dots(Reduction(x));
+                    let (lanes, reduced) = isa.run_bf16(Reduction(x));
                     let scalar: Vec<f32> = x.chunks(lanes).map(|x| scalar(x.to_vec())).collect();
                     prop_assert_eq!(reduced, scalar, "{}", isa);
                 }
@@ -187,7 +187,7 @@ fn masks_are_bits_of_lanes() {
     }
     proptest!(|(bits: u32)| {
         for isa in Isa::available() {
-            for (i, y) in isa.run_dots(Bits(bits)).into_iter().enumerate() {
+            for (i, y) in isa.run_bytes(Bits(bits)).into_iter().enumerate() {
                 prop_assert_eq!(y, if bits >> i & 1 == 1 { 1.0 } else { -1.0 }, "lane {} on {}", i, isa);
             }
         }
@@ -211,7 +211,7 @@ fn low_bytes_of_lanes() {
     }
     proptest!(|(x: [i32; 16])| {
         for isa in Isa::available() {
-            prop_assert_eq!(isa.run_dots(LowBytes(x)), x.map(|x| x as i8), "{}", isa);
+            prop_assert_eq!(isa.run_bytes(LowBytes(x)), x.map(|x| x as i8), "{}", isa);
         }
     });
 }
@@ -235,7 +235,7 @@ fn transposes() {
     proptest!(|(from_stride in 16..20_usize, to_stride in 16..20_usize, seed: [i32; 16])| {
         let from: Vec<i32> = (0..16 * from_stride).map(|i| seed[i % 16].wrapping_add(i as i32) & i32::MAX).collect();
         for isa in Isa::available() {
-            let (lanes, to) = isa.run_dots(Transpose(&from, from_stride, to_stride));
+            let (lanes, to) = isa.run_bf16(Transpose(&from, from_stride, to_stride));
             for (at, word) in to.into_iter().enumerate() {
                 let (row, column) = (at / to_stride, at % to_stride);
                 let want = if column < lanes { from[column * from_stride + row] } else { -1 };

@@ -18,6 +18,8 @@ mod weigh;
 mod weighing;
 
 pub use pairs::{Pairs, Region, Transposable};
+pub(crate) use products::{OverKeys, OverRows};
+pub(crate) use recompute::Recompute;
 pub use recompute::{GradientRows, KeyPanels};
 pub(crate) use weigh::Weigh;
 pub use weighing::{Dropout, Weighing};

@@ -4,10 +4,11 @@ use std::ops::Range;
 
 use regard_simd::Simd;
 
+use crate::compiled::CompiledAlike;
 use crate::{Bf16, Error, F32, Operand, PANEL, ROWS};
 
 /// An operand whose `A` can be written with steps that run down a column too, as the product with a transpose reads it.
-pub trait Transposable: Operand<B = <Self as Operand>::A> {
+pub trait Transposable: Operand<B = <Self as Operand>::A> + CompiledAlike {
     /// Writes a step of each of `LANES` columns, made of as many rows as a step is deep; further ones are not looked at.
     ///
     /// # Safety

@@ -59,7 +59,7 @@ impl Kernels {
         match region {
             Region::Whole { rows, keys } => {
                 check_first::<E>("first row", &rows)?;
-                E::run(self.isa(), OverRows { of, pairs, rows, keys, b, width, sums });
+                E::over_rows(self.isa(), OverRows { of, pairs, rows, keys, b, width, sums });
             }
             Region::Kept { row, panel, live } => {
                 check_first::<E>("first row", &(row..row))?;
@@ -89,7 +89,7 @@ impl Kernels {
         match region {
             Region::Whole { rows, keys: of_keys } => {
                 check_first::<E>("first key", &of_keys)?;
-                E::run(self.isa(), OverKeys { pairs, rows, keys: of_keys, b: keys, width, sums });
+                E::over_keys(self.isa(), OverKeys { pairs, rows, keys: of_keys, b: keys, width, sums });
             }
             Region::Kept { row, panel, live } => {
                 let a = pairs.gradient_rows(panel);
@@ -124,7 +124,7 @@ fn check_first<E: Transposable>(name: &'static str, range: &Range<usize>) -> Res
     }
 }
 
-struct OverRows<'t, 'a, E: Transposable> {
+pub struct OverRows<'t, 'a, E: Transposable> {
     of: Of,
     pairs: &'t Pairs<'a, E>,
     rows: Range<usize>,
@@ -163,7 +163,7 @@ impl<E: Transposable> Kernel for OverRows<'_, '_, E> {
     }
 }
 
-struct OverKeys<'t, 'a, E: Transposable> {
+pub struct OverKeys<'t, 'a, E: Transposable> {
     pairs: &'t Pairs<'a, E>,
     rows: Range<usize>,
     keys: Range<usize>,

@@ -95,7 +95,7 @@ impl Kernels {
                 weigh,
                 matrices: pairs.tile_mut(tile, panel),
             };
-            E::run(self.isa(), panel);
+            E::recompute(self.isa(), panel);
         }
         Ok(())
     }
@@ -112,7 +112,7 @@ fn live_columns(bits: &[u64; ROWS]) -> (usize, usize) {
 }
 
 /// One tile with one panel.
-struct Recompute<'t, 'r, E: Transposable> {
+pub struct Recompute<'t, 'r, E: Transposable> {
     rows: &'t GradientRows<'r, E>,
     keys: &'t [E::B],
     values: &'t [E::B],

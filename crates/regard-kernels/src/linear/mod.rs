@@ -148,7 +148,7 @@ impl Kernels {
             }),
             Activations::Bf16(x) => with_slab!(weight.format(), T => {
                 let slabs = slabs_of::<T>(weight, panels);
-                isa.run_dots(NumberProduct::<Bf16, T> { slabs, inputs, x, out, epilogue });
+                isa.run_bf16(NumberProduct::<Bf16, T> { slabs, inputs, x, out, epilogue });
             }),
             Activations::Quantized(x) => return byte_product(isa, weight, panels, x, out, epilogue),
             Activations::Bytes(x) => return byte_product(isa, weight, panels, x, out, epilogue),
@@ -169,7 +169,7 @@ impl Kernels {
                 return Err(Error::Length { name, has, expected });
             }
         }
-        self.isa().run_dots(RoundToBf16 { x, out });
+        self.isa().run_bf16(RoundToBf16 { x, out });
         Ok(())
     }
 }
@@ -185,7 +185,7 @@ fn byte_product<const BYTES: usize>(
 ) -> Result<(), Error> {
     with_slab!(
         weight.format(),
-        blocks T => isa.run_dots(ByteProduct { slabs: slabs_of::<T>(weight, panels), x, out, epilogue }),
+        blocks T => isa.run_bytes(ByteProduct { slabs: slabs_of::<T>(weight, panels), x, out, epilogue }),
         numbers => {
             let expected = "32: quantised activations take weights of a block format";
             return Err(Error::Size { name: "weight block", has: 1, expected });

@@ -1,7 +1,5 @@
 //! All queries of one head, block by block: scores, softmax, weighted values.
 
-use std::any::TypeId;
-
 use regard_memory::{Ahead, LINE, Rows, RowsMut, cast_slice_mut, prefetch_write};
 use regard_simd::{Kernel, Simd, math};
 
@@ -9,14 +7,15 @@ use super::product::Product;
 use super::softmax::Scores;
 use super::{BLOCK, MOST, SmallHead, pad, same};
 use crate::kept::AddKept;
-use crate::{COLUMNS, Number, Operand, PANEL};
+use crate::number::{NumberRows, NumberRowsMut};
+use crate::{COLUMNS, Number, Operand, PANEL, Transposable};
 
-pub(super) struct Attend<'t, 'a, 'd, E: Operand, T, O> {
+pub struct Attend<'t, 'a, 'd, E: Transposable> {
     pub(super) head: &'t mut SmallHead<'a, E>,
-    pub(super) queries: Rows<'d, T>,
+    pub(super) queries: NumberRows<'d>,
     pub(super) factor: f32,
     pub(super) live: Option<&'d [u64]>,
-    pub(super) out: RowsMut<'d, O>,
+    pub(super) out: NumberRowsMut<'d>,
     pub(super) lse: Option<RowsMut<'d, f32>>,
     pub(super) ahead: &'t mut Ahead,
 }
@@ -24,7 +23,7 @@ pub(super) struct Attend<'t, 'a, 'd, E: Operand, T, O> {
 /// A number for each row of a block, in whole vectors.
 type OfRows = [f32; MOST.next_multiple_of(COLUMNS)];
 
-impl<E: Operand, T: Number, O: Number> Kernel for Attend<'_, '_, '_, E, T, O> {
+impl<E: Transposable> Kernel for Attend<'_, '_, '_, E> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
@@ -36,8 +35,8 @@ impl<E: Operand, T: Number, O: Number> Kernel for Attend<'_, '_, '_, E, T, O> {
         let (products, packed) = work.split_at_mut(MOST * width);
         let (scores, packed): (_, &mut [E::A]) = (scores.as_mut_ptr(), cast_slice_mut(packed));
 
-        let queries_in_place: Option<Rows<'_, E::A>> = same(queries);
-        let out_in_place = TypeId::of::<O>() == TypeId::of::<f32>() && dim_v == width;
+        let queries_in_place: Option<Rows<'_, E::A>> = queries.as_f32().and_then(same);
+        let out_in_place = out.as_f32_mut().is_some() && dim_v == width;
         // Only where a key is masked may what it holds not be multiplied by its weight of 0.
         let wild = live.is_some() && !all_finite::<S, E>(s, values);
         let blocks = queries.rows().saturating_sub(MOST - BLOCK).div_ceil(BLOCK).max(1);
@@ -48,13 +47,13 @@ impl<E: Operand, T: Number, O: Number> Kernel for Attend<'_, '_, '_, E, T, O> {
             let left = queries.rows() - first;
             let rows = if left <= MOST { left } else { BLOCK };
             ahead.fetch(lines);
-            fetch_to_write(&mut out, first, rows);
+            out.fetch(first, rows);
 
             let (a, a_row) = match queries_in_place {
                 Some(queries) => (queries.as_ptr().wrapping_add(first * queries.stride()), queries.stride()),
                 None => {
                     for r in 0..rows {
-                        pack_row::<S, E, T>(s, queries.row(first + r), &mut packed[r * steps..][..steps]);
+                        queries.pack::<S, E>(s, first + r, &mut packed[r * steps..][..steps]);
                     }
                     (packed.as_ptr(), steps)
                 }
@@ -86,14 +85,14 @@ impl<E: Operand, T: Number, O: Number> Kernel for Attend<'_, '_, '_, E, T, O> {
                     let kept = |key| key < count && kept(key);
                     AddKept::<E, _, _> { steps, a: weights, a_step: 1, row, kept, sums: products }.add(s);
                     products.iter_mut().for_each(|sum| *sum = *sum * inverse[r] + 0.0);
-                    store_row(s, products, out.row_mut(first + r));
+                    out.store(s, products, first + r);
                 }
             } else {
                 let (a, a_row, steps) = (scores.cast_const().cast(), stride, count.div_ceil(E::DEPTH));
                 let (b, b_step, vectors) = (values.as_ptr(), values.stride(), dim_v.div_ceil(S::LANES));
-                let (c, c_row) = match out_in_place {
-                    true => (out.as_mut_ptr().wrapping_add(first * out.stride()).cast(), out.stride()),
-                    false => (products.as_mut_ptr(), width),
+                let (c, c_row) = match out.as_f32_mut() {
+                    Some(out) if out_in_place => (out.as_mut_ptr().wrapping_add(first * out.stride()), out.stride()),
+                    _ => (products.as_mut_ptr(), width),
                 };
                 let factors = (inverse.as_ptr(), 1);
                 // SAFETY: the weights are words no wider than scores, and so lie `stride` words apart; values are rows of
@@ -101,7 +100,7 @@ impl<E: Operand, T: Number, O: Number> Kernel for Attend<'_, '_, '_, E, T, O> {
                 unsafe { Product::<E> { rows, vectors, steps, a, a_row, b, b_step, c, c_row, factors }.compute(s) };
                 if !out_in_place {
                     for (r, products) in products.chunks_exact(width.max(1)).take(rows).enumerate() {
-                        store_row(s, products, out.row_mut(first + r));
+                        out.store(s, products, first + r);
                     }
                 }
             }
@@ -125,6 +124,39 @@ pub(super) const fn score_stride(columns: usize) -> usize {
 /// Whether bit `key` is set.
 fn keeps(live: &[u64], key: usize) -> bool {
     live[key / PANEL] >> (key % PANEL) & 1 == 1
+}
+
+/// The body for whichever number type the rows have.
+macro_rules! for_number {
+    ($rows:expr, $all:ident, $name:ident => $body:expr) => {
+        match $rows {
+            $all::F32($name) => $body,
+            $all::Bf16($name) => $body,
+            $all::F16($name) => $body,
+        }
+    };
+}
+
+impl NumberRows<'_> {
+    /// Writes a row as `A` of a product.
+    #[inline(always)]
+    fn pack<S: Simd, E: Operand>(self, s: S, row: usize, to: &mut [E::A]) {
+        for_number!(self, NumberRows, rows => pack_row::<S, E, _>(s, rows.row(row), to));
+    }
+}
+
+impl NumberRowsMut<'_> {
+    /// Asks for the lines that so many results will be written to.
+    #[inline(always)]
+    fn fetch(&mut self, first: usize, rows: usize) {
+        for_number!(self, NumberRowsMut, out => fetch_to_write(out, first, rows));
+    }
+
+    /// Rounds the first numbers of a row into another.
+    #[inline(always)]
+    fn store<S: Simd>(&mut self, s: S, from: &[f32], row: usize) {
+        for_number!(self, NumberRowsMut, out => store_row(s, from, out.row_mut(row)));
+    }
 }
 
 /// Asks for the lines that results will be written to.

@@ -13,8 +13,8 @@ use std::any::TypeId;
 
 use regard_memory::{Ahead, Rows, RowsMut, cast_slice_mut};
 
-use crate::{COLUMNS, Error, Kernels, Number, Operand, PANEL};
-use attend::Attend;
+use crate::{COLUMNS, Error, Kernels, Number, PANEL, Transposable};
+pub(crate) use attend::Attend;
 use keys::Transpose;
 
 /// Queries that go through the stages together: tiles of 6 and of 8 rows fit it. Its scores of 128 keys are 12 KiB, which
@@ -25,8 +25,6 @@ const BLOCK: usize = 24;
 const MOST: usize = BLOCK + 11;
 
 /// One key/value head of few keys, ready for the queries of the heads that share it.
-///
-/// It reads operands of 32-bit words: [`F32`](crate::F32) and [`Bf16`](crate::Bf16).
 ///
 /// ```
 /// use regard_kernels::{F32, Kernels, SmallHead};
@@ -46,7 +44,7 @@ const MOST: usize = BLOCK + 11;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug)]
-pub struct SmallHead<'a, E: Operand> {
+pub struct SmallHead<'a, E: Transposable> {
     kernels: Kernels,
     /// `[steps][columns]`.
     keys: &'a [E::B],
@@ -61,7 +59,7 @@ pub struct SmallHead<'a, E: Operand> {
     work: &'a mut [f32],
 }
 
-impl<'a, E: Operand> SmallHead<'a, E> {
+impl<'a, E: Transposable> SmallHead<'a, E> {
     /// Words of scratch for a head of as many keys, of `dim_k` dimensions and with values of `dim_v`.
     pub const fn words(keys: usize, dim_k: usize, dim_v: usize) -> usize {
         let (columns, steps, width) = (pad(keys), pad(dim_k), pad(dim_v));
@@ -80,7 +78,6 @@ impl<'a, E: Operand> SmallHead<'a, E> {
         values: Rows<'a, T>,
         scratch: &'a mut [f32],
     ) -> Result<Self, Error> {
-        const { assert!(size_of::<E::A>() == 4 && size_of::<E::B>() == 4, "an operand of 32-bit words") };
         let (count, dim_k, dim_v) = (keys.rows(), keys.cols(), values.cols());
         check_equal("values", values.rows(), count)?;
         Error::check_length("scratch", scratch.len(), Self::words(count, dim_k, dim_v))?;
@@ -133,7 +130,8 @@ impl<'a, E: Operand> SmallHead<'a, E> {
         if let Some(live) = live {
             Error::check_length("live bits", live.len(), rows.saturating_mul(self.count.div_ceil(PANEL)))?;
         }
-        E::run(self.kernels.isa(), Attend { head: self, queries, factor, live, out, lse, ahead });
+        let (queries, out) = (T::rows(queries), O::rows_mut(out));
+        E::attend(self.kernels.isa(), Attend { head: self, queries, factor, live, out, lse, ahead });
         Ok(())
     }
 }

@@ -3,7 +3,7 @@
 use half::{bf16, f16};
 use proptest::prelude::*;
 use rand::RngExt;
-use regard_kernels::{Bf16, Error, F32, Kernels, Number, Operand, SmallHead};
+use regard_kernels::{Bf16, Error, F32, Kernels, Number, SmallHead, Transposable};
 use regard_memory::{Ahead, Rows, RowsMut};
 use regard_oracle::{Attention, Precision, Sizes, largest, largest_error, widen, within_twice_plain};
 use regard_simd::Isa;
@@ -41,7 +41,7 @@ struct Manner {
 }
 
 /// Results `[rows][d_v]` and log-sum-exps of some rows of a problem.
-fn attend<E: Operand, T: Number>(problem: &Problem, isa: Isa, manner: Manner) -> (Vec<f32>, Vec<f32>) {
+fn attend<E: Transposable, T: Number>(problem: &Problem, isa: Isa, manner: Manner) -> (Vec<f32>, Vec<f32>) {
     let Problem { d_k, d_v, keys, scale, .. } = *problem;
     let Manner { masked, gap, rows: (from, until) } = manner;
     let rows = until - from;

@@ -1,6 +1,6 @@
 //! The kernels of training, beside the rate at which one core reads memory.
 //!
-//! `cargo run --release -p regard-kernels --example training`; `REGARD_ISA` forces an instruction set.
+//! `cargo run --release -p regard-kernels --example gradients`; `REGARD_ISA` forces an instruction set.
 //!
 //! One thread goes over `ROWS` rows, whose numbers fit in no cache. Bytes are those of the slices: each read once, and once
 //! more where it is written. Shown is the best round.
