@@ -5,7 +5,10 @@ use numpy::npyffi::NPY_TYPES;
 use numpy::{PyArrayDescr, PyArrayDescrMethods};
 use pyo3::prelude::*;
 use pyo3::types::PyTypeMethods;
-use regard_attention::{Error, Gradients, Inputs, Plan, Real, Upstream};
+use regard_attention::{
+    Error, Favor, FavorInputs, FavorOutputs, Gradients, Inputs, Plan, Real, Recurrence, RecurrentInputs,
+    RecurrentOutputs, Upstream,
+};
 use regard_memory::Arena;
 use regard_threads::Pool;
 
@@ -66,7 +69,7 @@ impl Dtype {
     }
 }
 
-/// A number type, by its place in [`Dtype`], and the backward pass of each.
+/// A number type, by its place in [`Dtype`], and what is computed apart in f64.
 pub(crate) trait Scalar: Real {
     const DTYPE: Dtype;
 
@@ -85,6 +88,22 @@ pub(crate) trait Scalar: Real {
         inputs: &Inputs<'_, Self, Self::Wide>,
         upstream: &Upstream<'_, Self::Wide, Self::Wide>,
         gradients: Gradients<'_, Self, Self::Wide>,
+        scratch: &mut Arena,
+    ) -> Result<(), Error>;
+
+    /// Linear attention of these numbers.
+    fn recur(
+        recurrence: &Recurrence,
+        inputs: &RecurrentInputs<'_, Self, Self::Wide>,
+        outputs: RecurrentOutputs<'_, Self, Self::Wide>,
+        scratch: &mut Arena,
+    ) -> Result<(), Error>;
+
+    /// FAVOR+ of these numbers.
+    fn favor(
+        favor: &Favor<'_>,
+        inputs: &FavorInputs<'_, Self, Self::Wide>,
+        outputs: FavorOutputs<'_, Self, Self::Wide>,
         scratch: &mut Arena,
     ) -> Result<(), Error>;
 }
@@ -112,6 +131,24 @@ macro_rules! scalar {
                 scratch: &mut Arena,
             ) -> Result<(), Error> {
                 plan.backward(inputs, upstream, gradients, scratch, Pool::global())
+            }
+
+            fn recur(
+                recurrence: &Recurrence,
+                inputs: &RecurrentInputs<'_, Self>,
+                outputs: RecurrentOutputs<'_, Self>,
+                scratch: &mut Arena,
+            ) -> Result<(), Error> {
+                recurrence.run(inputs, outputs, scratch, Pool::global())
+            }
+
+            fn favor(
+                favor: &Favor<'_>,
+                inputs: &FavorInputs<'_, Self>,
+                outputs: FavorOutputs<'_, Self>,
+                scratch: &mut Arena,
+            ) -> Result<(), Error> {
+                favor.run(inputs, outputs, scratch, Pool::global())
             }
         }
     };
@@ -141,6 +178,24 @@ impl Scalar for f64 {
         scratch: &mut Arena,
     ) -> Result<(), Error> {
         Self::backward(plan, inputs, upstream, gradients, scratch)
+    }
+
+    fn recur(
+        recurrence: &Recurrence,
+        inputs: &RecurrentInputs<'_, f64, f64>,
+        outputs: RecurrentOutputs<'_, f64, f64>,
+        _: &mut Arena,
+    ) -> Result<(), Error> {
+        recurrence.run_f64(inputs, outputs, Pool::global())
+    }
+
+    fn favor(
+        favor: &Favor<'_>,
+        inputs: &FavorInputs<'_, f64, f64>,
+        outputs: FavorOutputs<'_, f64, f64>,
+        _: &mut Arena,
+    ) -> Result<(), Error> {
+        favor.run_f64(inputs, outputs, Pool::global())
     }
 }
 

@@ -1,17 +1,15 @@
 //! Linear attention: recurrences, and FAVOR+.
 
-use half::{bf16, f16};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 use regard_attention::{
-    Direction, Element, Favor, FavorFeatures, FavorInputs, FavorOutputs, Recurrence, RecurrentInputs, RecurrentOutputs,
+    Direction, Favor, FavorFeatures, FavorInputs, FavorOutputs, Recurrence, RecurrentInputs, RecurrentOutputs,
 };
-use regard_threads::Pool;
 
 use crate::arrays::{Copies, finish, new_like};
 use crate::attention::{expect_shape, fitting};
-use crate::dtype::{Dtype, Scalar};
+use crate::dtype::{Dtype, Scalar, with_type};
 use crate::error::{of_attention, wrong_type};
 use crate::foreign::View;
 use crate::options::number;
@@ -23,12 +21,14 @@ use crate::work::{detached, with_scratch};
 /// delta rule ``beta_t·(v_t − S̃ᵀk_t)``.
 ///
 /// Args:
-///     q, k: ``[batch, heads, seq, dim]``, also with fewer axes in front; float32, bfloat16 or float16.
+///     q, k: ``[batch, heads, seq, dim]``, also with fewer axes in front; float32, bfloat16, float16, or float64, which is
+///         computed token by token.
 ///     v: ``[batch, heads, seq, dim_v]``. Heads of q, k and v may be fewer where some share a state.
 ///     rule: ``"linear"``, ``"gated"`` (RetNet, GLA, Mamba-2), ``"delta"`` (DeltaNet) or ``"gated_delta"``.
-///     decay: the logarithm of what each token leaves of the state, ``[batch, heads, seq, dim or 1]``, float32; 0 keeps all.
-///     beta: how much of what the state lacks is written, ``[batch, heads, seq]``, float32.
-///     state: the state before the first token, ``[batch, heads, dim, dim_v]``, float32; 0 unless given.
+///     decay: the logarithm of what each token leaves of the state, ``[batch, heads, seq, dim or 1]``, float32, or
+///         float64 beside a float64 query; 0 keeps all.
+///     beta: how much of what the state lacks is written, ``[batch, heads, seq]``, in the type of decay.
+///     state: the state before the first token, ``[batch, heads, dim, dim_v]``, likewise; 0 unless given.
 ///     scale: of the results; ``1/√dim`` unless given.
 ///     causal: False lets every token see all of them; of the plain rule, which alone has such a form.
 ///     return_state: also return the state after the last token.
@@ -74,9 +74,11 @@ pub(crate) fn linear_attention<'py>(
         }
     }
     let view = |name, array| View::of(name, array)?.readable(Copies::Allowed);
-    let optional = |name, array: Option<&Bound<'py, PyAny>>| array.map(|array| view_of_f32(name, array)).transpose();
+    let q = view("q", q)?;
+    let wide = q.dtype.wide();
+    let optional = |name, array: Option<&Bound<'py, PyAny>>| array.map(|array| view_of(wide, name, array)).transpose();
     let call = Recurrent {
-        q: view("q", q)?,
+        q,
         k: view("k", k)?,
         v: view("v", v)?,
         decay: optional("decay", decay)?,
@@ -101,11 +103,7 @@ pub(crate) fn linear_attention<'py>(
             )));
         }
     }
-    match call.q.dtype {
-        Dtype::Bf16 => call.run::<bf16>(),
-        Dtype::F16 => call.run::<f16>(),
-        _ => call.run::<f32>(),
-    }
+    with_type!(call.q.dtype, T => call.run::<T>())
 }
 
 struct Recurrent<'py> {
@@ -121,7 +119,7 @@ struct Recurrent<'py> {
 }
 
 impl<'py> Recurrent<'py> {
-    fn run<T: Element + Scalar>(&self) -> PyResult<Bound<'py, PyAny>> {
+    fn run<T: Scalar<Wide: Scalar>>(&self) -> PyResult<Bound<'py, PyAny>> {
         let py = self.q.object.py();
         let inputs = RecurrentInputs {
             q: self.q.tensor::<T>()?,
@@ -147,10 +145,10 @@ impl<'py> Recurrent<'py> {
             return Err(PyValueError::new_err("arrays [seq, dim] have one head: give [heads, seq, dim]"));
         }
         let mut out = new_like(&self.q, "out", [batch, results, tokens, dim_v], T::DTYPE, axes)?;
-        let mut after = new_like(&self.q, "state", [batch, states, dim_k, dim_v], Dtype::F32, axes)?;
+        let mut after = new_like(&self.q, "state", [batch, states, dim_k, dim_v], T::DTYPE.wide(), axes)?;
         let outputs = RecurrentOutputs { out: out.tensor_mut::<T>(&[])?, state: after.tensor_mut(&[])? };
-        let work = |scratch: &mut _| recurrence.run(&inputs, outputs, scratch, Pool::global());
-        detached(py, || with_scratch(work))?.map_err(of_attention)?;
+        detached(py, || with_scratch(|scratch| T::recur(&recurrence, &inputs, outputs, scratch)))?
+            .map_err(of_attention)?;
         let out = finish(out, &self.q)?;
         if !self.return_state {
             return Ok(out);
@@ -197,7 +195,7 @@ impl PyFavorFeatures {
 /// square. Its error against :func:`attention` depends on the features, the length and the size of the scores: measure it.
 ///
 /// Args:
-///     q, k, v: as in :func:`attention`; float32, bfloat16 or float16.
+///     q, k, v: as in :func:`attention`; float64 is computed token by token.
 ///     features: how many, or :class:`FavorFeatures`.
 ///     seed: of the features, where their number is given.
 ///     scale: of the scores; ``1/√dim`` unless given.
@@ -233,7 +231,6 @@ pub(crate) fn favor_attention<'py>(
     let view = |name, array| View::of(name, array)?.readable(Copies::Allowed);
     let (q, k, v) = (view("q", q)?, view("k", k)?, view("v", v)?);
     fitting(&q, &k, &v)?;
-    by_dtype(&q, &[])?;
     let made;
     let features = match features.map(|given| (given.cast::<PyFavorFeatures>(), given)) {
         Some((Ok(features), _)) => &features.get().0,
@@ -255,8 +252,10 @@ pub(crate) fn favor_attention<'py>(
     }
     let state = match &state {
         Some((sums, exponents)) => {
-            let (sums, exponents) =
-                (view_of_f32("sums of state", sums)?, view_of_f32("exponents of state", exponents)?);
+            let (sums, exponents) = (
+                view_of(q.dtype.wide(), "sums of state", sums)?,
+                view_of(q.dtype.wide(), "exponents of state", exponents)?,
+            );
             let [batch, kv_heads, ..] = k.shape4();
             let expected = [batch, kv_heads, features.count(), v.shape4()[3] + 1];
             expect_shape(&sums, &expected[4 - q.axes()..])?;
@@ -265,14 +264,10 @@ pub(crate) fn favor_attention<'py>(
         }
         None => None,
     };
-    match q.dtype {
-        Dtype::Bf16 => favor_of::<bf16>(&favor, [&q, &k, &v], state, features.count(), return_state),
-        Dtype::F16 => favor_of::<f16>(&favor, [&q, &k, &v], state, features.count(), return_state),
-        _ => favor_of::<f32>(&favor, [&q, &k, &v], state, features.count(), return_state),
-    }
+    with_type!(q.dtype, T => favor_of::<T>(&favor, [&q, &k, &v], state, features.count(), return_state))
 }
 
-fn favor_of<'py, T: Element + Scalar>(
+fn favor_of<'py, T: Scalar<Wide: Scalar>>(
     favor: &Favor<'_>,
     [q, k, v]: [&View<'py>; 3],
     state: Option<(View<'py>, View<'py>)>,
@@ -291,12 +286,11 @@ fn favor_of<'py, T: Element + Scalar>(
         },
     };
     let mut out = new_like(q, "out", [batch, heads, tokens, dim_v], T::DTYPE, axes)?;
-    let mut sums = new_like(q, "sums", [batch, kv_heads, count, dim_v + 1], Dtype::F32, axes)?;
-    let mut exponents = new_like(q, "exponents", [batch, kv_heads, 1, 1], Dtype::F32, axes)?;
+    let mut sums = new_like(q, "sums", [batch, kv_heads, count, dim_v + 1], T::DTYPE.wide(), axes)?;
+    let mut exponents = new_like(q, "exponents", [batch, kv_heads, 1, 1], T::DTYPE.wide(), axes)?;
     let outputs =
         FavorOutputs { out: out.tensor_mut::<T>(&[])?, state: (sums.tensor_mut(&[])?, exponents.tensor_mut(&[])?) };
-    let work = |scratch: &mut _| favor.run(&inputs, outputs, scratch, Pool::global());
-    detached(py, || with_scratch(work))?.map_err(of_attention)?;
+    detached(py, || with_scratch(|scratch| T::favor(favor, &inputs, outputs, scratch)))?.map_err(of_attention)?;
     let out = finish(out, q)?;
     if !return_state {
         return Ok(out);
@@ -305,26 +299,22 @@ fn favor_of<'py, T: Element + Scalar>(
     Ok(PyTuple::new(py, [out, state.into_any()])?.into_any())
 }
 
-fn view_of_f32<'py>(name: &'static str, array: &Bound<'py, PyAny>) -> PyResult<View<'py>> {
+fn view_of<'py>(dtype: Dtype, name: &'static str, array: &Bound<'py, PyAny>) -> PyResult<View<'py>> {
     let view = View::of(name, array)?.readable(Copies::Allowed)?;
-    match view.dtype {
-        Dtype::F32 => Ok(view),
-        other => {
-            Err(PyTypeError::new_err(format!("`{name}` has dtype {}; expected float32: convert it", other.name())))
-        }
+    if view.dtype == dtype {
+        return Ok(view);
     }
+    let (has, expected) = (view.dtype.name(), dtype.name());
+    Err(PyTypeError::new_err(format!("`{name}` has dtype {has}; expected {expected}: convert it")))
 }
 
-/// Refuses what the recurrences do not compute in, and arrays of different types.
+/// Refuses arrays of different types.
 fn by_dtype(q: &View<'_>, others: &[&View<'_>]) -> PyResult<()> {
-    if let Some(other) = others.iter().find(|other| other.dtype != q.dtype) {
-        let (name, has, expected) = (other.name, other.dtype.name(), q.dtype.name());
-        return Err(PyTypeError::new_err(format!("`{name}` has dtype {has}, `q` {expected}: convert one")));
+    match others.iter().find(|other| other.dtype != q.dtype) {
+        None => Ok(()),
+        Some(other) => {
+            let (name, has, expected) = (other.name, other.dtype.name(), q.dtype.name());
+            Err(PyTypeError::new_err(format!("`{name}` has dtype {has}, `q` {expected}: convert one")))
+        }
     }
-    if q.dtype == Dtype::F64 {
-        let problem =
-            "`q` has dtype float64; linear attention is computed of float32, bfloat16 and float16: convert it";
-        return Err(PyTypeError::new_err(problem));
-    }
-    Ok(())
 }

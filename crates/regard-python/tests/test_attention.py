@@ -285,23 +285,26 @@ def recurrence(q, k, v, decay, beta, state, scale):
     return out, state
 
 
+@pytest.mark.parametrize("dtype, tolerance", [(np.float32, 1e-5), (np.float64, 1e-13)])
 @pytest.mark.parametrize("per_channel", [False, True])
 @pytest.mark.parametrize("rule", ["linear", "gated", "delta", "gated_delta"])
-def test_linear_rules_are_the_recurrence(rng, rule, per_channel):
+def test_linear_rules_are_the_recurrence(rng, rule, per_channel, dtype, tolerance):
     batch, heads, tokens, dim, dim_v = 2, 3, 131, 16, 24
-    q, k = rng.standard_normal((2, batch, heads, tokens, dim), dtype=np.float32)
+    q, k = rng.standard_normal((2, batch, heads, tokens, dim), dtype=dtype)
     k /= np.linalg.norm(k, axis=-1, keepdims=True)
-    v = rng.standard_normal((batch, heads, tokens, dim_v), dtype=np.float32)
-    decay = -rng.random((batch, heads, tokens, dim if per_channel else 1), dtype=np.float32)
-    beta = rng.random((batch, heads, tokens), dtype=np.float32)
-    state = rng.standard_normal((batch, heads, dim, dim_v), dtype=np.float32)
+    v = rng.standard_normal((batch, heads, tokens, dim_v), dtype=dtype)
+    decay = -rng.random((batch, heads, tokens, dim if per_channel else 1), dtype=dtype)
+    beta = rng.random((batch, heads, tokens), dtype=dtype)
+    state = rng.standard_normal((batch, heads, dim, dim_v), dtype=dtype)
     given = {"decay": decay if "gated" in rule else None, "beta": beta if "delta" in rule else None, "state": state}
     out, after = regard.linear_attention(q, k, v, rule=rule, scale=0.5, return_state=True, **given)
     gates = decay if "gated" in rule else np.zeros((batch, heads, tokens, 1))
     betas = beta if "delta" in rule else np.empty(0)
     expected, expected_after = recurrence(q, k, v, gates, betas, state, 0.5)
     most = abs(expected).max()
-    assert abs(out - expected).max() < 1e-5 * most and abs(after - expected_after).max() < 1e-5 * abs(expected_after).max()
+    assert out.dtype == after.dtype == dtype
+    assert abs(out - expected).max() < tolerance * most
+    assert abs(after - expected_after).max() < tolerance * abs(expected_after).max()
     # In parts it is the same.
     half = lambda x, part: None if x is None else x[:, :, part]  # noqa: E731
     parts = []
@@ -311,7 +314,28 @@ def test_linear_rules_are_the_recurrence(rng, rule, per_channel):
             *(half(x, part) for x in (q, k, v)), rule=rule, scale=0.5, state=state, return_state=True, **more
         )
         parts.append(piece)
-    assert abs(np.concatenate(parts, axis=2) - expected).max() < 1e-5 * most
+    assert abs(np.concatenate(parts, axis=2) - expected).max() < tolerance * most
+
+
+def test_decays_betas_and_states_are_as_wide_as_they_are_computed(rng):
+    q, k, v = rng.standard_normal((3, 1, 2, 10, 4))
+    decay = -rng.random((1, 2, 10, 1))
+    with pytest.raises(TypeError, match="`decay` has dtype float32; expected float64"):
+        regard.linear_attention(q, k, v, rule="gated", decay=decay.astype(np.float32))
+    with pytest.raises(TypeError, match="`decay` has dtype float64; expected float32"):
+        regard.linear_attention(*(x.astype(np.float32) for x in (q, k, v)), rule="gated", decay=decay)
+
+
+def test_favor_in_float64(rng):
+    q, k, v = 0.7 * rng.standard_normal((3, 1, 4, 200, 32))
+    features = regard.FavorFeatures(32, 64, seed=3)
+    whole, (sums, exponents) = regard.favor_attention(q, k, v, features=features, return_state=True)
+    assert whole.dtype == sums.dtype == exponents.dtype == np.float64
+    narrow = regard.favor_attention(*(x.astype(np.float32) for x in (q, k, v)), features=features)
+    assert 0 < abs(whole - narrow).max() < 1e-4
+    first, state = regard.favor_attention(q[:, :, :90], k[:, :, :90], v[:, :, :90], features=features, return_state=True)
+    rest = regard.favor_attention(q[:, :, 90:], k[:, :, 90:], v[:, :, 90:], features=features, state=state)
+    np.testing.assert_allclose(np.concatenate([first, rest], axis=2), whole, atol=1e-13)
 
 
 def test_favor_comes_nearer_with_features(rng):

@@ -25,7 +25,7 @@ pub(crate) const ALL: Range<usize> = 0..usize::MAX;
 const LANES: usize = 8;
 
 /// `Σ a·b`.
-fn dot<T: Real>(a: &[T], b: &[T]) -> f64 {
+pub(crate) fn dot<T: Real>(a: &[T], b: &[T]) -> f64 {
     let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
     let mut sums = [0.0; LANES];
     for (a, b) in a.iter().zip(b) {
@@ -38,7 +38,7 @@ fn dot<T: Real>(a: &[T], b: &[T]) -> f64 {
 }
 
 /// `to += factor·x`.
-fn add(to: &mut [f64], factor: f64, x: &[f64]) {
+pub(crate) fn add(to: &mut [f64], factor: f64, x: &[f64]) {
     to.iter_mut().zip(x).for_each(|(to, x)| *to += factor * x);
 }
 

@@ -117,8 +117,7 @@ impl Recurrence {
     ) -> Result<(), Error> {
         let shape = Shape::of(inputs, self.direction)?;
         let Sizes { dim_k, dim_v, .. } = shape.sizes;
-        crate::shape::expect("results", outputs.out.shape(), [shape.batch, shape.results, shape.tokens, dim_v])?;
-        crate::shape::expect("state after", outputs.state.shape(), [shape.batch, shape.states, dim_k, dim_v])?;
+        shape.check_outputs(outputs.out.shape(), outputs.state.shape())?;
         if shape.batch == 0 {
             return Ok(());
         }

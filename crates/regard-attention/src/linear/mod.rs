@@ -6,6 +6,7 @@
 
 mod array;
 mod backward;
+mod double;
 mod favor;
 mod forward;
 mod gate;
@@ -74,7 +75,11 @@ impl Recurrence {
     }
 
     fn scale(&self, dim_k: usize) -> f32 {
-        self.scale.unwrap_or(1.0 / (dim_k.max(1) as f64).sqrt()) as f32
+        self.scale_f64(dim_k) as f32
+    }
+
+    fn scale_f64(&self, dim_k: usize) -> f64 {
+        self.scale.unwrap_or(1.0 / (dim_k.max(1) as f64).sqrt())
     }
 }
 
@@ -84,7 +89,7 @@ impl Recurrence {
 /// states and query heads. The heads of each tensor divide these: result `h` reads head `h / (results / heads)` of each, so
 /// that queries may share a state, and states a query and a key (as in Mamba-2).
 #[derive(Clone, Copy, Debug)]
-pub struct RecurrentInputs<'a, T> {
+pub struct RecurrentInputs<'a, T, W = f32> {
     /// `[batch, query heads, tokens, dim_k]`.
     pub q: Tensor<'a, T>,
     /// `[batch, key heads, tokens, dim_k]`.
@@ -93,14 +98,14 @@ pub struct RecurrentInputs<'a, T> {
     pub v: Tensor<'a, T>,
     /// `ln a`: `[batch, heads, tokens, 1]` for the whole state, or `[batch, heads, tokens, dim_k]` for each of its rows. 0 keeps
     /// everything, −∞ nothing. Without them nothing is forgotten.
-    pub log_decay: Option<Tensor<'a, f32>>,
+    pub log_decay: Option<Tensor<'a, W>>,
     /// `β`: `[batch, heads, tokens, 1]`. With them the delta rule holds.
-    pub beta: Option<Tensor<'a, f32>>,
+    pub beta: Option<Tensor<'a, W>>,
     /// The state before the first token, `[batch, states, dim_k, dim_v]`; 0 unless given.
-    pub state: Option<Tensor<'a, f32>>,
+    pub state: Option<Tensor<'a, W>>,
 }
 
-impl<'a, T> RecurrentInputs<'a, T> {
+impl<'a, T, W> RecurrentInputs<'a, T, W> {
     /// Queries, keys and values of the plain rule.
     pub fn new(q: Tensor<'a, T>, k: Tensor<'a, T>, v: Tensor<'a, T>) -> Self {
         RecurrentInputs { q, k, v, log_decay: None, beta: None, state: None }
@@ -109,11 +114,11 @@ impl<'a, T> RecurrentInputs<'a, T> {
 
 /// What comes out of a recurrence.
 #[derive(Debug)]
-pub struct RecurrentOutputs<'a, T> {
+pub struct RecurrentOutputs<'a, T, W = f32> {
     /// `[batch, results, tokens, dim_v]`.
     pub out: TensorMut<'a, T>,
     /// The state after the last token, `[batch, states, dim_k, dim_v]`.
-    pub state: TensorMut<'a, f32>,
+    pub state: TensorMut<'a, W>,
 }
 
 /// The gradients of all inputs, in f32 and in their shapes; what stands there is written over.
@@ -168,7 +173,7 @@ struct Shape {
 }
 
 impl Shape {
-    fn of<T>(inputs: &RecurrentInputs<'_, T>, direction: Direction) -> Result<Shape, Error> {
+    fn of<T, W>(inputs: &RecurrentInputs<'_, T, W>, direction: Direction) -> Result<Shape, Error> {
         let RecurrentInputs { q, k, v, log_decay, beta, state } = inputs;
         let ([batch, q_heads, tokens, dim_k], [_, k_heads, ..], [_, v_heads, _, dim_v]) =
             (q.shape(), k.shape(), v.shape());
@@ -184,7 +189,7 @@ impl Shape {
                 return Err(Error::Axis { tensor, axis, has, expected: "at least 1".to_owned() });
             }
         }
-        let heads = |tensor: &Option<Tensor<'_, f32>>| tensor.map_or(1, |tensor| tensor.shape()[1].max(1));
+        let heads = |tensor: &Option<Tensor<'_, W>>| tensor.as_ref().map_or(1, |tensor| tensor.shape()[1].max(1));
         let (decay, betas) = (heads(log_decay), heads(beta));
         let states = k_heads.max(v_heads).max(decay).max(betas);
         let results = states.max(q_heads);
@@ -225,6 +230,13 @@ impl Shape {
         let (q, k, v) = (q_heads, k_heads, v_heads);
 
         Ok(Shape { batch, tokens, sizes, q, k, v, decay, beta: betas, states, results, decays })
+    }
+
+    /// Compares the shapes of results and of states after with what they should be.
+    fn check_outputs(&self, out: [usize; 4], state: [usize; 4]) -> Result<(), Error> {
+        let Sizes { dim_k, dim_v, .. } = self.sizes;
+        crate::shape::expect("results", out, [self.batch, self.results, self.tokens, dim_v])?;
+        crate::shape::expect("state after", state, [self.batch, self.states, dim_k, dim_v])
     }
 
     fn chunks(&self) -> usize {

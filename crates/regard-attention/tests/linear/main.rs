@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod calls;
+mod double;
 mod exact;
 mod favor;
 mod support;

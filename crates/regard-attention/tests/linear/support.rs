@@ -130,22 +130,25 @@ impl Asked<'_> {
 
     fn with_inputs<T: Element, R>(&self, work: impl FnOnce(&RecurrentInputs<'_, T>) -> R) -> R {
         let call = self.call;
-        let &Recurrence { batch, tokens, dim_k, dim_v, heads, .. } = call;
-        let (q, k, v) = (narrow::<T>(&call.q), narrow::<T>(&call.k), narrow::<T>(&call.v));
-        let (log_decay, beta, state) =
-            (narrow::<f32>(&call.log_decay), narrow::<f32>(&call.beta), narrow::<f32>(&call.state));
-        let optional = |numbers: &[f32], shape| (!numbers.is_empty()).then_some(shape);
-        let decay = optional(&log_decay, [batch, heads[3], tokens, call.decays()]);
-        let betas = optional(&beta, [batch, heads[4], tokens, 1]);
-        let states = optional(&state, [batch, call.states(), dim_k, dim_v]);
-        work(&RecurrentInputs {
-            q: Tensor::contiguous(&q, [batch, heads[0], tokens, dim_k]).unwrap(),
-            k: Tensor::contiguous(&k, [batch, heads[1], tokens, dim_k]).unwrap(),
-            v: Tensor::contiguous(&v, [batch, heads[2], tokens, dim_v]).unwrap(),
-            log_decay: decay.map(|shape| Tensor::contiguous(&log_decay, shape).unwrap()),
-            beta: betas.map(|shape| Tensor::contiguous(&beta, shape).unwrap()),
-            state: states.map(|shape| Tensor::contiguous(&state, shape).unwrap()),
-        })
+        let [q, k, v] = [&call.q, &call.k, &call.v].map(|numbers| narrow::<T>(numbers));
+        let [log_decay, beta, state] = [&call.log_decay, &call.beta, &call.state].map(|numbers| narrow::<f32>(numbers));
+        work(&inputs(call, [&q, &k, &v], [&log_decay, &beta, &state]))
+    }
+
+    /// The engine's results and states after in f64.
+    pub(crate) fn run_f64(&self) -> (Vec<f64>, Vec<f64>) {
+        let call = self.call;
+        let &Recurrence { batch, tokens, dim_k, dim_v, .. } = call;
+        let (results, states) = (call.results(), call.states());
+        let mut out = vec![f64::NAN; batch * results * tokens * dim_v];
+        let mut state = vec![f64::NAN; batch * states * dim_k * dim_v];
+        let outputs = RecurrentOutputs {
+            out: TensorMut::contiguous(&mut out, [batch, results, tokens, dim_v]).unwrap(),
+            state: TensorMut::contiguous(&mut state, [batch, states, dim_k, dim_v]).unwrap(),
+        };
+        let inputs = inputs(call, [&call.q, &call.k, &call.v], [&call.log_decay, &call.beta, &call.state]);
+        self.engine().run_f64(&inputs, outputs, self.pool).unwrap();
+        (out, state)
     }
 
     pub(crate) fn run<T: Element>(&self) -> (Vec<T>, Vec<f32>) {
@@ -195,6 +198,26 @@ impl Asked<'_> {
             .unwrap();
         }
         numbers
+    }
+}
+
+/// Inputs of a call: queries, keys and values, and where there are some log decays, betas and states before.
+fn inputs<'a, T, W>(
+    call: &Recurrence,
+    [q, k, v]: [&'a [T]; 3],
+    [log_decay, beta, state]: [&'a [W]; 3],
+) -> RecurrentInputs<'a, T, W> {
+    let &Recurrence { batch, tokens, dim_k, dim_v, heads, .. } = call;
+    let optional = |numbers: &'a [W], shape: [usize; 4]| {
+        (!numbers.is_empty()).then(|| Tensor::contiguous(numbers, shape).unwrap())
+    };
+    RecurrentInputs {
+        q: Tensor::contiguous(q, [batch, heads[0], tokens, dim_k]).unwrap(),
+        k: Tensor::contiguous(k, [batch, heads[1], tokens, dim_k]).unwrap(),
+        v: Tensor::contiguous(v, [batch, heads[2], tokens, dim_v]).unwrap(),
+        log_decay: optional(log_decay, [batch, heads[3], tokens, call.decays()]),
+        beta: optional(beta, [batch, heads[4], tokens, 1]),
+        state: optional(state, [batch, call.states(), dim_k, dim_v]),
     }
 }
 

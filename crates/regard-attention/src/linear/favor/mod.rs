@@ -10,6 +10,7 @@
 
 mod array;
 mod backward;
+mod double;
 mod features;
 mod lift;
 
@@ -30,7 +31,7 @@ pub use features::FavorFeatures;
 
 /// What goes into attention by FAVOR+. Query head `h` reads key/value head `h / (heads / kv_heads)`.
 #[derive(Clone, Copy, Debug)]
-pub struct FavorInputs<'a, T> {
+pub struct FavorInputs<'a, T, W = f32> {
     /// `[batch, heads, tokens, dim_k]`.
     pub q: Tensor<'a, T>,
     /// `[batch, kv_heads, tokens, dim_k]`.
@@ -38,7 +39,7 @@ pub struct FavorInputs<'a, T> {
     /// `[batch, kv_heads, tokens, dim_v]`.
     pub v: Tensor<'a, T>,
     /// The state before the first token: what an earlier call left.
-    pub state: Option<(Tensor<'a, f32>, Tensor<'a, f32>)>,
+    pub state: Option<(Tensor<'a, W>, Tensor<'a, W>)>,
 }
 
 impl<T> FavorInputs<'_, T> {
@@ -50,12 +51,12 @@ impl<T> FavorInputs<'_, T> {
 
 /// What comes out of attention by FAVOR+.
 #[derive(Debug)]
-pub struct FavorOutputs<'a, T> {
+pub struct FavorOutputs<'a, T, W = f32> {
     /// `[batch, heads, tokens, dim_v]`.
     pub out: TensorMut<'a, T>,
     /// The state after the last token: sums of features times values and ones, `[batch, kv_heads, features, dim_v + 1]`, and the
     /// exponent that the features are relative to, `[batch, kv_heads, 1, 1]`.
-    pub state: (TensorMut<'a, f32>, TensorMut<'a, f32>),
+    pub state: (TensorMut<'a, W>, TensorMut<'a, W>),
 }
 
 /// Attention by FAVOR+: an estimate of `softmax(scale·Q·Kᵀ)·V` in time that grows with the tokens.
@@ -89,6 +90,15 @@ impl Sizes {
     fn rows_need(&self) -> Need {
         let wide = Need::of::<f32>(self.tokens.saturating_mul(self.width_k));
         wide.and(Need::of::<f32>(self.tokens)).and(Need::of::<f64>(self.tokens))
+    }
+
+    /// Compares the shapes of results and of states after with what they should be.
+    fn check_outputs<T, W>(&self, outputs: &FavorOutputs<'_, T, W>) -> Result<(), Error> {
+        let Sizes { batch, heads, kv_heads, tokens, dim_v, count, .. } = *self;
+        let (sums, largest) = &outputs.state;
+        crate::shape::expect("results", outputs.out.shape(), [batch, heads, tokens, dim_v])?;
+        crate::shape::expect("state after", sums.shape(), [batch, kv_heads, count, dim_v + 1])?;
+        crate::shape::expect("state's exponents after", largest.shape(), [batch, kv_heads, 1, 1])
     }
 
     /// Those of the recurrence, whose keys are features.
@@ -125,7 +135,7 @@ impl<'f> Favor<'f> {
         Favor { direction, ..self }
     }
 
-    fn sizes<T>(&self, inputs: &FavorInputs<'_, T>) -> Result<Sizes, Error> {
+    fn sizes<T, W>(&self, inputs: &FavorInputs<'_, T, W>) -> Result<Sizes, Error> {
         let shape = crate::Shape::of(&inputs.q, &inputs.k, &inputs.v)?;
         let crate::Shape { batch, heads, kv_heads, queries, keys, dim_k, dim_v } = shape;
         let count = self.features.count;
@@ -152,7 +162,11 @@ impl<'f> Favor<'f> {
 
     /// The square root of the scale, by which queries and keys are multiplied.
     fn root(&self, dim_k: usize) -> f32 {
-        self.scale.unwrap_or(1.0 / (dim_k.max(1) as f64).sqrt()).sqrt() as f32
+        self.root_f64(dim_k) as f32
+    }
+
+    fn root_f64(&self, dim_k: usize) -> f64 {
+        self.scale.unwrap_or(1.0 / (dim_k.max(1) as f64).sqrt()).sqrt()
     }
 
     /// Computes the results of all tokens and the state that they leave.
@@ -170,11 +184,9 @@ impl<'f> Favor<'f> {
         pool: &Pool,
     ) -> Result<(), Error> {
         let sizes = self.sizes(inputs)?;
-        let Sizes { batch, heads, kv_heads, tokens, dim_v, count, width, .. } = sizes;
+        let Sizes { kv_heads, tokens, dim_v, count, width, .. } = sizes;
+        sizes.check_outputs(&outputs)?;
         let FavorOutputs { out, state: (mut after, mut largest) } = outputs;
-        crate::shape::expect("results", out.shape(), [batch, heads, tokens, dim_v])?;
-        crate::shape::expect("state after", after.shape(), [batch, kv_heads, count, dim_v + 1])?;
-        crate::shape::expect("state's exponents after", largest.shape(), [batch, kv_heads, 1, 1])?;
         let recurrence = Scratch::need(sizes.recurrent(), self.decays());
         let mut frame = scratch.frame(Favor::forward_need(&sizes, recurrence, pool.threads()))?;
         let (_, sums) = self.forward(inputs, &sizes, &mut frame, pool)?;

@@ -2,6 +2,7 @@
 
 mod arrays;
 mod calls;
+mod double;
 mod exact;
 mod features;
 
@@ -84,19 +85,43 @@ impl<'a> Asked<'a> {
         [self.call.batch, self.call.kv_heads, self.features.count(), self.call.dim_v + 1]
     }
 
-    fn with_inputs<T: Element, R>(&self, work: impl FnOnce(&FavorInputs<'_, T>) -> R) -> R {
+    fn inputs<'n, T, W>(&self, [q, k, v]: [&'n [T]; 3], (sums, before): (&'n [W], &'n [W])) -> FavorInputs<'n, T, W> {
         let &Favor { batch, heads, kv_heads, tokens, dim_k, dim_v, .. } = self.call;
-        let (q, k, v) = (narrow::<T>(&self.call.q), narrow::<T>(&self.call.k), narrow::<T>(&self.call.v));
-        let (sums, before) = (narrow::<f32>(&self.call.state), narrow::<f32>(&self.call.before));
-        work(&FavorInputs {
-            q: Tensor::contiguous(&q, [batch, heads, tokens, dim_k]).unwrap(),
-            k: Tensor::contiguous(&k, [batch, kv_heads, tokens, dim_k]).unwrap(),
-            v: Tensor::contiguous(&v, [batch, kv_heads, tokens, dim_v]).unwrap(),
+        FavorInputs {
+            q: Tensor::contiguous(q, [batch, heads, tokens, dim_k]).unwrap(),
+            k: Tensor::contiguous(k, [batch, kv_heads, tokens, dim_k]).unwrap(),
+            v: Tensor::contiguous(v, [batch, kv_heads, tokens, dim_v]).unwrap(),
             state: (!sums.is_empty()).then(|| {
-                let before = Tensor::contiguous(&before, [batch, kv_heads, 1, 1]).unwrap();
-                (Tensor::contiguous(&sums, self.of_states()).unwrap(), before)
+                let before = Tensor::contiguous(before, [batch, kv_heads, 1, 1]).unwrap();
+                (Tensor::contiguous(sums, self.of_states()).unwrap(), before)
             }),
-        })
+        }
+    }
+
+    fn with_inputs<T: Element, R>(&self, work: impl FnOnce(&FavorInputs<'_, T>) -> R) -> R {
+        let call = self.call;
+        let [q, k, v] = [&call.q, &call.k, &call.v].map(|numbers| narrow::<T>(numbers));
+        let (sums, before) = (narrow::<f32>(&call.state), narrow::<f32>(&call.before));
+        work(&self.inputs([&q, &k, &v], (&sums, &before)))
+    }
+
+    /// Results and states after in f64.
+    fn run_f64(&self) -> (Vec<f64>, Vec<f64>, Vec<f64>) {
+        let call = self.call;
+        let &Favor { batch, heads, kv_heads, tokens, dim_v, .. } = call;
+        let mut out = vec![f64::NAN; batch * heads * tokens * dim_v];
+        let mut sums = vec![f64::NAN; self.of_states().iter().product()];
+        let mut exponents = vec![f64::NAN; batch * kv_heads];
+        let outputs = FavorOutputs {
+            out: TensorMut::contiguous(&mut out, [batch, heads, tokens, dim_v]).unwrap(),
+            state: (
+                TensorMut::contiguous(&mut sums, self.of_states()).unwrap(),
+                TensorMut::contiguous(&mut exponents, [batch, kv_heads, 1, 1]).unwrap(),
+            ),
+        };
+        let inputs = self.inputs([&call.q, &call.k, &call.v], (&call.state, &call.before));
+        self.engine().run_f64(&inputs, outputs, self.pool).unwrap();
+        (out, sums, exponents)
     }
 
     fn run<T: Element>(&self) -> (Vec<T>, State) {
