@@ -7,22 +7,7 @@ use regard_oracle::{Precision, Recurrence, numbers};
 use regard_simd::Isa;
 use regard_threads::Pool;
 
-use crate::support::{Asked, array, bits, calls, pool, some, tries};
-
-/// The call of some tokens.
-fn part(call: &Recurrence, range: std::ops::Range<usize>, state: Vec<f64>) -> Recurrence {
-    let of = |numbers: &[f64], width| some(numbers, call.tokens, width, range.clone());
-    Recurrence {
-        tokens: range.len(),
-        q: of(&call.q, call.dim_k),
-        k: of(&call.k, call.dim_k),
-        v: of(&call.v, call.dim_v),
-        log_decay: of(&call.log_decay, call.decays()),
-        beta: of(&call.beta, 1),
-        state,
-        ..call.clone()
-    }
-}
+use crate::support::{Asked, array, bits, calls, part, pool, some, tries};
 
 fn near(a: f32, b: f32, largest: f64) -> bool {
     f64::from((a - b).abs()) <= 32.0 * Precision::F32.ulp(largest)

@@ -5,7 +5,7 @@ use regard_oracle::Recurrence;
 use regard_simd::Isa;
 use regard_threads::Pool;
 
-use crate::support::{Asked, calls, pool, tries};
+use crate::support::{Asked, calls, part, pool, tries};
 
 /// Whether results are within 10⁻¹² of the exact ones, beside the largest number that they are made of.
 pub(crate) fn are_close(what: &str, ours: &[f64], exact: &[f64], made_of: &[f64]) -> Result<(), TestCaseError> {
@@ -39,9 +39,9 @@ proptest! {
         let call = Recurrence { q: off(&call.q), k: off(&call.k), v: off(&call.v), beta: off(&call.beta), ..call };
         let whole = Asked { call: &call, isa: Isa::best(), pool: pool() }.run_f64();
         let cut = 1 + seed as usize % (call.tokens - 1);
-        let (first, rest) = parts(&call, cut);
+        let first = part(&call, 0..cut, call.state.clone());
         let (first_out, state) = Asked { call: &first, isa: Isa::best(), pool: pool() }.run_f64();
-        let rest = Recurrence { state, ..rest };
+        let rest = part(&call, cut..call.tokens, state);
         let (rest_out, state) = Asked { call: &rest, isa: Isa::best(), pool: pool() }.run_f64();
         prop_assert_eq!(&state, &whole.1);
         let heads = call.batch * call.results();
@@ -51,21 +51,4 @@ proptest! {
         }).collect();
         prop_assert_eq!(joined, whole.0);
     }
-}
-
-/// A call's first tokens, and the others.
-fn parts(call: &Recurrence, cut: usize) -> (Recurrence, Recurrence) {
-    let of = |range: std::ops::Range<usize>| {
-        let some = |numbers: &[f64], width| crate::support::some(numbers, call.tokens, width, range.clone());
-        Recurrence {
-            tokens: range.len(),
-            q: some(&call.q, call.dim_k),
-            k: some(&call.k, call.dim_k),
-            v: some(&call.v, call.dim_v),
-            log_decay: some(&call.log_decay, call.decays()),
-            beta: some(&call.beta, 1),
-            ..call.clone()
-        }
-    };
-    (of(0..cut), of(cut..call.tokens))
 }

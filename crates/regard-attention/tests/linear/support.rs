@@ -252,6 +252,21 @@ pub(crate) fn some(numbers: &[f64], tokens: usize, width: usize, range: std::ops
     heads.flat_map(|head| head[range.start * width..range.end * width].to_vec()).collect()
 }
 
+/// The call of some tokens.
+pub(crate) fn part(call: &Recurrence, range: std::ops::Range<usize>, state: Vec<f64>) -> Recurrence {
+    let of = |numbers: &[f64], width| some(numbers, call.tokens, width, range.clone());
+    Recurrence {
+        tokens: range.len(),
+        q: of(&call.q, call.dim_k),
+        k: of(&call.k, call.dim_k),
+        v: of(&call.v, call.dim_v),
+        log_decay: of(&call.log_decay, call.decays()),
+        beta: of(&call.beta, 1),
+        state,
+        ..call.clone()
+    }
+}
+
 /// An array of normal numbers.
 pub(crate) fn array(seed: u64, shape: (usize, usize, usize, usize)) -> Array4<f32> {
     let numbers = numbers(seed, shape.0 * shape.1 * shape.2 * shape.3);
