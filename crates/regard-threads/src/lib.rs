@@ -20,6 +20,7 @@
 //! # Ok::<(), regard_threads::Error>(())
 //! ```
 
+mod affinity;
 mod cores;
 mod error;
 mod fork;

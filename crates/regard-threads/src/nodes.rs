@@ -2,6 +2,7 @@
 
 use std::{fs, io};
 
+use crate::affinity::{Cpus, Thread};
 use crate::cores::cpus;
 
 /// The CPUs of each NUMA node that has any; one list of none where the system does not tell (anything but Linux).
@@ -26,31 +27,8 @@ pub fn nodes() -> Vec<Vec<usize>> {
 ///
 /// # Errors
 /// The system refuses, as it does where none of these CPUs may be used, or knows no way (anything but Linux).
-#[cfg(target_os = "linux")]
 pub fn pin(cpus: &[usize]) -> io::Result<()> {
-    // SAFETY: a set of CPUs is plain bits, and none of them set is the empty set.
-    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
-    for &cpu in cpus {
-        if cpu >= 8 * size_of_val(&set) {
-            return Err(io::ErrorKind::InvalidInput.into());
-        }
-        // SAFETY: the set has a bit for it.
-        unsafe { libc::CPU_SET(cpu, &mut set) };
-    }
-    // SAFETY: the set is as large as is said; 0 is the calling thread.
-    match unsafe { libc::sched_setaffinity(0, size_of_val(&set), &raw const set) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
-}
-
-/// Keeps the calling thread on some CPUs, for as long as it lives.
-///
-/// # Errors
-/// This system knows no way.
-#[cfg(not(target_os = "linux"))]
-pub fn pin(_cpus: &[usize]) -> io::Result<()> {
-    Err(io::ErrorKind::Unsupported.into())
+    Cpus::these(cpus).ok_or(io::ErrorKind::InvalidInput)?.hold(Thread::current())
 }
 
 #[cfg(test)]

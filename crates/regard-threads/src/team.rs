@@ -7,10 +7,11 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::{Acquire, Release, SeqCst};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use crate::affinity::{Cpus, Thread};
 use crate::fork;
 use crate::gate::{Gate, Look};
 
@@ -58,6 +59,17 @@ struct Call {
 #[repr(align(128))]
 struct Seat {
     asleep: AtomicBool,
+    /// Whose seat it is, once it is taken.
+    thread: OnceLock<Thread>,
+    rest: Mutex<Rest>,
+}
+
+/// A helper's sleep.
+#[derive(Debug, Default)]
+struct Rest {
+    since: Option<Instant>,
+    /// Where the helper may run, while it is held away from its caller.
+    may_run: Option<Cpus>,
 }
 
 struct Job(Cell<Option<*const Body<'static>>>);
@@ -146,6 +158,7 @@ impl Team {
     fn wake(&self, wanted: usize) {
         for (seat, helper) in self.shared.seats.iter().zip(&self.helpers).take(wanted) {
             if seat.asleep.load(SeqCst) && seat.asleep.swap(false, SeqCst) {
+                seat.hold_away();
                 helper.thread().unpark();
             }
         }
@@ -184,9 +197,46 @@ impl Drop for Team {
     }
 }
 
+/// After a rest as long as this a helper is told where to wake up, which costs some 20 µs.
+const LONG: Duration = Duration::from_millis(5);
+
+impl Seat {
+    /// Says that the thread who sits here goes to sleep.
+    fn lie_down(&self) {
+        lock(&self.rest).since = Some(Instant::now());
+        self.asleep.store(true, SeqCst);
+    }
+
+    /// Lets the sleeping thread wake up anywhere but here, where the caller is about to work, if it has slept for long.
+    ///
+    /// Systems may wake a thread where its waker runs although other CPUs are idle: guests do where the host has put those to
+    /// rest. Both threads then share a CPU until the system next balances its load, milliseconds later.
+    fn hold_away(&self) {
+        let mut rest = lock(&self.rest);
+        let (Some(&thread), Some(since)) = (self.thread.get(), rest.since) else { return };
+        if since.elapsed() >= LONG
+            && let Some(cpus) = Cpus::of(thread)
+            && cpus.but_this().is_some_and(|others| others.hold(thread).is_ok())
+        {
+            rest.may_run = Some(cpus);
+        }
+    }
+
+    /// Says that the thread who sits here is awake, and lets it run again where it might.
+    fn stand_up(&self) {
+        self.asleep.store(false, SeqCst);
+        let mut rest = lock(&self.rest);
+        if let (Some(cpus), Some(&thread)) = (rest.may_run.take(), self.thread.get()) {
+            // What is refused now was allowed a moment ago: somebody else has changed it, and that stands.
+            let _ = cpus.hold(thread);
+        }
+    }
+}
+
 impl Shared {
     /// A helper's life.
     fn help(&self, seat: usize) {
+        let _ = self.seats[seat].thread.set(Thread::current());
         let mut last = 0;
         while self.enter(seat, &mut last) {
             let body = self.call.body.0.get().expect("the gate opens after the job is set");
@@ -207,7 +257,7 @@ impl Shared {
 
     /// Waits for a job and enters it; `false` when there will be no more.
     fn enter(&self, seat: usize, last: &mut u64) -> bool {
-        let asleep = &self.seats[seat].asleep;
+        let seat = &self.seats[seat];
         let mut look = || match self.gate.enter(last) {
             Look::Entered => Some(true),
             Look::Over => Some(false),
@@ -218,12 +268,12 @@ impl Shared {
                 return entered;
             }
             // First say so, then look once more, so that a caller either is seen here or sees this.
-            asleep.store(true, SeqCst);
+            seat.lie_down();
             let late = look();
             if late.is_none() {
                 thread::park();
             }
-            asleep.store(false, SeqCst);
+            seat.stand_up();
             if let Some(entered) = late {
                 return entered;
             }
@@ -264,4 +314,62 @@ impl Shared {
 /// Locks. No code that can panic runs under these locks.
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(all(test, target_os = "linux", not(miri)))]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::cores::cpus;
+    use crate::pin;
+
+    /// The CPUs that the calling thread may run on.
+    fn allowed() -> Vec<usize> {
+        let status = fs::read_to_string("/proc/thread-self/status").unwrap();
+        let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).unwrap().trim();
+        cpus(list).unwrap().into_iter().map(usize::from).collect()
+    }
+
+    /// Where the owner of a seat may run once it is woken after such a rest by a thread that stays on one CPU, and once it has
+    /// stood up.
+    fn woken_after(rest: Duration, caller: usize) -> [Vec<usize>; 2] {
+        let seat = Seat::default();
+        thread::scope(|scope| {
+            let helper = scope.spawn(|| {
+                seat.thread.set(Thread::current()).unwrap();
+                seat.lie_down();
+                while seat.asleep.load(SeqCst) {
+                    thread::park();
+                }
+                let woken = allowed();
+                seat.stand_up();
+                [woken, allowed()]
+            });
+            let (seat, thread) = (&seat, helper.thread().clone());
+            let wake = move || {
+                pin(&[caller]).unwrap();
+                while !seat.asleep.load(SeqCst) {
+                    thread::yield_now();
+                }
+                lock(&seat.rest).since = Instant::now().checked_sub(rest);
+                seat.hold_away();
+                seat.asleep.store(false, SeqCst);
+                thread.unpark();
+            };
+            scope.spawn(wake).join().unwrap();
+            helper.join().unwrap()
+        })
+    }
+
+    #[test]
+    fn after_a_long_rest_a_helper_wakes_up_away_from_its_caller() {
+        let all = allowed();
+        for &caller in &all {
+            let others: Vec<_> = all.iter().copied().filter(|&cpu| cpu != caller).collect();
+            let woken = if others.is_empty() { &all } else { &others };
+            assert_eq!(woken_after(LONG, caller), [woken.clone(), all.clone()]);
+            assert_eq!(woken_after(Duration::ZERO, caller), [all.clone(), all.clone()]);
+        }
+    }
 }
