@@ -10,7 +10,7 @@ use crate::bench::case::{Case, Dtype};
 use crate::bench::check::Reference;
 use crate::bench::inputs::{Inputs, Stored};
 use crate::bench::limit::{self, Probe, Work};
-use crate::bench::measure::{alternate, median, timed};
+use crate::bench::measure::{alternate, median, turn};
 use crate::bench::memory::Memory;
 use crate::bench::ours::Ours;
 use crate::bench::report::{Accuracy, Figures, PeerFigures};
@@ -70,7 +70,7 @@ impl Attention<'_> {
         let work = ours.work;
         let mut probe = Probe::new(machine, *isa, work);
         let peer = |calls| match (&mut versus, &mut torch) {
-            (Some(other), _) => (0..calls).map(|_| timed(|| other.ours.call())).collect(),
+            (Some(other), _) => turn(calls, || other.ours.call()),
             (None, Some(torch)) => torch.step(calls),
             (None, None) => Ok(Vec::new()),
         };

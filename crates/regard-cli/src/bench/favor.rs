@@ -11,7 +11,7 @@ use regard_threads::Pool;
 use serde_json::{Value, json};
 
 use crate::bench::Arguments;
-use crate::bench::measure::{alternate, median, timed};
+use crate::bench::measure::{alternate, median, turn};
 use crate::bench::report::{Accuracy, significant};
 use crate::bench::setting::Setting;
 use crate::error::Error;
@@ -186,7 +186,7 @@ impl Row {
             }
         }
         let (mut ours, mut other) = (Call::new(tokens, SCORES[TIMED], pool), Call::new(tokens, SCORES[TIMED], pool));
-        let exact = |calls| (0..calls).map(|_| timed(|| other.exact(&plan))).collect();
+        let exact = |calls| turn(calls, || other.exact(&plan));
         let times = alternate(|| ours.favor(&favor, &mut sums), exact, || ())?;
         let (seconds, exact_seconds) = (median(times.ours), median(times.peer));
         Ok(Row { features: features.count(), tokens, seconds, exact_seconds, errors, accuracy })

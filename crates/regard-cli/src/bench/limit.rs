@@ -1,7 +1,5 @@
 //! The least time that this machine needs for a case, and the share of it that a measured time is.
 
-use std::time::{Duration, Instant};
-
 use regard_attention::CacheDtype;
 use regard_kernels::peak::{Machine, Unit};
 use regard_simd::Isa;
@@ -9,10 +7,6 @@ use regard_simd::Isa;
 use crate::bench::case::Case;
 use crate::bench::measure::median;
 use crate::bench::ours::FROM_MEMORY;
-
-/// Cores that rested while the other side's threads fell asleep are slow at first: a call of 1.4 ms took 2.8 after 300 ms
-/// of rest. So long they work before anything is timed.
-const WAKING: Duration = Duration::from_millis(25);
 
 /// What a case cannot do without.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -91,10 +85,6 @@ impl<'a> Probe<'a> {
 
     /// Measures the rates once, on cores that are awake.
     pub(crate) fn sample(&mut self) {
-        let start = Instant::now();
-        while start.elapsed() < WAKING {
-            self.machine.rate(self.isa, self.work.unit);
-        }
         let compute = self.machine.rate(self.isa, self.work.unit);
         let read = if self.work.bytes == 0.0 { f64::INFINITY } else { self.machine.rate(self.isa, Unit::Read) };
         let best_f32 = self.best.map_or(compute, |best| self.machine.rate(best, Unit::F32));

@@ -7,7 +7,7 @@ use regard_oracle::numbers;
 use regard_simd::Isa;
 use regard_threads::Pool;
 
-use crate::bench::measure::{alternate, median, timed};
+use crate::bench::measure::{alternate, median, turn};
 use crate::bench::select::layers::Layer;
 use crate::error::Error;
 
@@ -69,7 +69,7 @@ impl<'a> Timing<'a> {
     pub(crate) fn time(&mut self, mask: &Mask) -> Result<Times, Error> {
         let this = std::cell::RefCell::new(self);
         let ours = || this.borrow_mut().run(mask, None);
-        let all = |calls| (0..calls).map(|_| timed(|| this.borrow_mut().run(&Mask::causal(), None))).collect();
+        let all = |calls| turn(calls, || this.borrow_mut().run(&Mask::causal(), None));
         let times = alternate(ours, all, || ())?;
         Ok(Times { chosen: median(times.ours), all: median(times.peer) })
     }
