@@ -32,6 +32,7 @@ pub(crate) struct Peer {
     requests: Option<ChildStdin>,
     answers: BufReader<ChildStdout>,
     folder: TempDir,
+    python: PathBuf,
     script: &'static str,
 }
 
@@ -62,7 +63,14 @@ impl Peer {
         let (Some(requests), Some(answers)) = (process.stdin.take(), process.stdout.take()) else {
             return Err(refused("its streams are not there".into()));
         };
-        Ok(Peer { process, requests: Some(requests), answers: BufReader::new(answers), folder, script })
+        Ok(Peer {
+            process,
+            requests: Some(requests),
+            answers: BufReader::new(answers),
+            folder,
+            python: python.into(),
+            script,
+        })
     }
 
     /// Where to put what the peer reads.
@@ -108,7 +116,13 @@ impl Peer {
         let mut line = String::new();
         let read = self.answers.read_line(&mut line);
         if !matches!((sent, read), (Some(Ok(())), Ok(1..))) {
-            return Err(self.refused(format!("it ended{}", self.last_words())));
+            let words = self.last_words();
+            let missing = missing_module(&words).map(|module| {
+                let package = if module == "regard" { "./crates/regard-python" } else { module };
+                let python = self.python.display();
+                format!("{python} has no package {module}; `{python} -m pip install {package}` installs it")
+            });
+            return Err(self.refused(missing.unwrap_or_else(|| format!("it ended{words}"))));
         }
         match serde_json::from_str::<Value>(&line) {
             Ok(Value::Object(answer)) => match answer.get("error") {
@@ -146,11 +160,33 @@ impl Peer {
     }
 }
 
+/// The package that an interpreter did not find, by the last lines it said.
+fn missing_module(words: &str) -> Option<&str> {
+    let last = words.lines().next_back()?.trim();
+    let module = last.strip_prefix("ModuleNotFoundError: No module named '")?.strip_suffix('\'')?;
+    module.split('.').next()
+}
+
 impl Drop for Peer {
     fn drop(&mut self) {
         // The end of its input ends it; one that does not listen is ended.
         self.requests = None;
         let _ = self.process.kill();
         let _ = self.process.wait();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_package_that_is_missing_is_named() {
+        let words = "\n  Traceback (most recent call last):\n    import regard\n  ModuleNotFoundError: No module named 'regard'";
+        assert_eq!(missing_module(words), Some("regard"));
+        assert_eq!(missing_module("ModuleNotFoundError: No module named 'regard.torch'"), Some("regard"));
+        for words in ["", "ModuleNotFoundError: No module named 'regard'\nValueError: other", "ImportError: torch"] {
+            assert_eq!(missing_module(words), None);
+        }
     }
 }
