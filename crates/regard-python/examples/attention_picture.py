@@ -5,7 +5,6 @@ python attention_picture.py ["A sentence."] [--model FOLDER] [--layer 2] [--pict
 
 import argparse
 import os
-import sys
 from pathlib import Path
 
 import matplotlib
@@ -29,7 +28,8 @@ def main():
     parser.add_argument("--quick", action="store_true", help="does nothing else here: it is quick")
     arguments = parser.parse_args()
     if not (arguments.model / "config.json").exists():
-        sys.exit(f"skipped: there is no model in {arguments.model}: scripts/fetch-test-data fetches it")
+        print(f"skipped: there is no model in {arguments.model}: scripts/fetch-test-data fetches it")
+        return
 
     regard.transformers.register()
     model = AutoModel.from_pretrained(arguments.model, attn_implementation="regard").eval()

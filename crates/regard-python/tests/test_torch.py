@@ -1,5 +1,7 @@
 """PyTorch: its own attention and its gradients are the oracle."""
 
+import shutil
+
 import pytest
 import reference
 
@@ -8,6 +10,7 @@ torch = pytest.importorskip("torch")
 import regard.torch  # noqa: E402
 from regard import Mask  # noqa: E402
 from regard.torch import patched, scaled_dot_product_attention  # noqa: E402
+from torch.nn.attention.bias import causal_lower_right  # noqa: E402
 from torch.nn.functional import scaled_dot_product_attention as theirs  # noqa: E402
 
 
@@ -75,6 +78,48 @@ def test_random_calls_and_gradients_are_pytorchs(rng, case, dtype):
         error, their_error = (float(abs(x.double() - true).max()) for x in (ours, plain))
         most = max(float(abs(true).max()), 1, before if at > 0 else 0)
         assert error <= 2 * their_error + (64 if dtype == torch.float64 else 8) * torch.finfo(dtype).eps * most
+
+
+#: Leading axes of query, key, value and mask, and heads of these, that are broadcast to each other.
+BROADCAST = [
+    ([], [2], [2], [], (3, 3, 3, 1)),
+    ([1, 1], [2, 3], [2, 3], [1, 1], (3, 3, 3, 3)),
+    ([2, 3], [1, 3], [3], [2, 1], (3, 3, 3, 1)),
+    ([2, 3], [2, 3], [2, 3], [3], (1, 6, 6, 6)),
+    ([2], [1], [2], [2], (6, 1, 1, 1)),
+    ([1, 1], [1, 1], [1, 1], [1, 1], (2, 2, 1, 2)),
+]
+
+
+@pytest.mark.parametrize("kind", ["none", "bool", "float"])
+@pytest.mark.parametrize("leads", BROADCAST)
+@pytest.mark.parametrize("compiled", [False, True])
+def test_what_is_broadcast(rng, leads, kind, compiled):
+    *leads, heads = leads
+    make = lambda at, *shape: torch.from_numpy(rng.standard_normal((*leads[at], heads[at], *shape)))  # noqa: E731
+    inputs = [make(0, 5, 4).requires_grad_(), make(1, 7, 4).requires_grad_(), make(2, 7, 3).requires_grad_()]
+    if kind == "float":
+        inputs.append(make(3, 5, 7).requires_grad_())
+    kept = make(3, 5, 7) < 0.5
+    kept[..., 0] = True
+    mask = {"none": [], "bool": [kept], "float": inputs[3:]}[kind]
+    call = torch.compile(scaled_dot_product_attention, backend="aot_eager") if compiled else scaled_dot_product_attention
+    ours = call(*inputs[:3], *mask)
+    # PyTorch's own is given them written out.
+    lead = torch.broadcast_shapes(*(x.shape[:-2] for x in inputs[:3]))
+    expected = theirs(*(x.expand(*lead, *x.shape[-2:]) for x in inputs[:3]), *mask)
+    assert ours.shape == expected.shape
+    upstream = torch.from_numpy(rng.standard_normal(tuple(expected.shape)))
+    both = ([out, *torch.autograd.grad(out, inputs, upstream)] for out in (ours, expected))
+    for a, b in zip(*both, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-12)
+
+
+def test_two_and_three_axes(rng):
+    q = torch.from_numpy(rng.standard_normal((3, 5, 4)))
+    k, v = torch.from_numpy(rng.standard_normal((2, 7, 4)))
+    expected = theirs(q, k.expand(3, 7, 4), v.expand(3, 7, 4))
+    torch.testing.assert_close(scaled_dot_product_attention(q, k, v), expected)
 
 
 def test_gradcheck(rng):
@@ -153,11 +198,34 @@ def test_compiled(rng, kind, dynamic, grad):
                 torch.testing.assert_close(a, b)
 
 
-def test_the_operator_passes_pytorchs_own_check(rng):
-    q, k, v = (torch.from_numpy(x).requires_grad_() for x in rng.standard_normal((3, 1, 2, 5, 4)))
-    mask = torch.from_numpy(rng.standard_normal((2, 5, 5))).requires_grad_()
+@pytest.mark.parametrize("permuted", [False, True])
+def test_the_operator_passes_pytorchs_own_check(rng, permuted):
+    shape = (3, 2, 5, 2, 4) if permuted else (3, 2, 2, 5, 4)
+    q, k, v = (torch.from_numpy(x) for x in rng.standard_normal(shape))
+    q, k, v = ((x.transpose(1, 2) if permuted else x).requires_grad_() for x in (q, k, v))
+    mask = torch.from_numpy(rng.standard_normal((2, 5, 5)))
+    mask = (mask.transpose(1, 2) if permuted else mask).requires_grad_()
     arguments = (q, k, v, mask, None, 0.0, False, None, False)
     torch.library.opcheck(torch.ops.regard.scaled_dot_product_attention.default, arguments)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="PyTorch's compiler needs g++, which is missing here")
+def test_compiled_for_training_by_pytorchs_compiler(rng):
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    project = torch.nn.Linear(32, 96)
+    x = torch.from_numpy(rng.standard_normal((2, 9, 32))).float()
+
+    def model(x):
+        q, k, v = project(x).view(2, 9, 3, 4, 8).permute(2, 0, 3, 1, 4)
+        return scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2)
+
+    def run(model):
+        out = model(x)
+        return [out, *torch.autograd.grad(out.square().sum(), list(project.parameters()))]
+
+    for a, b in zip(run(torch.compile(model)), run(model), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
 def test_modules_are_patched(rng):
@@ -192,6 +260,83 @@ def test_modules_are_patched(rng):
     assert torch.nn.functional.scaled_dot_product_attention is theirs
 
 
+def test_patches_of_others_stay(rng):
+    q, k, v = (torch.from_numpy(x) for x in rng.standard_normal((3, 1, 2, 5, 8)))
+    calls = []
+
+    def wrapper(*arguments, **options):
+        calls.append(1)
+        return theirs(*arguments, **options)
+
+    functional = torch.nn.functional
+    try:
+        functional.scaled_dot_product_attention = wrapper
+        with patched():
+            functional.scaled_dot_product_attention(q, k, v)
+            assert not calls
+            # PyTorch's own class of masks sees to itself.
+            bias = causal_lower_right(3, 5)
+            ours = functional.scaled_dot_product_attention(q[:, :, :3], k, v, bias)
+        assert functional.scaled_dot_product_attention is wrapper
+        with patched():
+            functional.scaled_dot_product_attention = theirs
+        assert functional.scaled_dot_product_attention is theirs
+    finally:
+        functional.scaled_dot_product_attention = theirs
+    expected = theirs(q[:, :, :3], k, v, torch.ones(3, 5, dtype=torch.bool).tril(2))
+    torch.testing.assert_close(ours, expected)
+
+
+def test_in_inference_mode(rng):
+    q, k, v = (torch.from_numpy(x) for x in rng.standard_normal((3, 2, 4, 6, 8)))
+    with torch.inference_mode():
+        kept = torch.rand(6, 6) < 0.7
+        kept[:, 0] = True
+        for _ in range(2):
+            torch.testing.assert_close(scaled_dot_product_attention(q, k, v, kept), theirs(q, k, v, kept))
+        out = torch.empty_like(q)
+        torch.testing.assert_close(regard.torch.attention(q, k, v, out=out), theirs(q, k, v))
+
+
+def test_a_mask_that_changes_unnoticed(rng):
+    q, k, v = (torch.from_numpy(x) for x in rng.standard_normal((3, 1, 2, 6, 8)))
+    array = rng.random((6, 6)) < 0.6
+    array[:, 0] = True
+    kept = torch.from_numpy(array)
+    for _ in range(3):
+        torch.testing.assert_close(scaled_dot_product_attention(q, k, v, kept), theirs(q, k, v, kept))
+        # The tensor's version knows nothing of it.
+        array[:, 1:] = rng.random((6, 5)) < 0.6
+
+
+def test_gradients_of_what_was_overwritten_are_refused(rng):
+    q, k, v = (torch.from_numpy(x) for x in rng.standard_normal((3, 1, 2, 6, 8)))
+    out, weight = torch.zeros_like(q), torch.ones_like(q, requires_grad=True)
+    product = weight * out
+    assert regard.torch.attention(q, k, v, out=out) is out
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        product.sum().backward()
+    with pytest.raises(ValueError, match="`out` is for calls without gradients"):
+        regard.torch.attention(q.requires_grad_(), k, v, out=out)
+
+
+def test_gradients_where_nothing_is_copied(rng):
+    q, k, v = (torch.from_numpy(x).requires_grad_() for x in rng.standard_normal((3, 1, 2, 6, 8)))
+    ours, expected = regard.torch.attention(q, k, v, copy=False), theirs(q, k, v)
+    for a, b in zip(*(torch.autograd.grad(x.sum(), (q, k, v)) for x in (ours, expected)), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_autocast_of_mixed_types(rng):
+    q, k, v = (torch.from_numpy(x).float().requires_grad_() for x in rng.standard_normal((3, 1, 2, 30, 16)))
+    with torch.autocast("cpu", torch.bfloat16):
+        ours = regard.torch.attention(q, k, v.bfloat16(), bias=torch.zeros(30, 30))
+    assert ours.dtype == torch.bfloat16
+    expected = theirs(*(x.bfloat16() for x in (q, k, v)))
+    for a, b in zip(*([x, *torch.autograd.grad(x.sum(), (q, k, v))] for x in (ours, expected)), strict=True):
+        torch.testing.assert_close(a, b, rtol=2e-2, atol=2e-2)
+
+
 def test_autocast(rng):
     q, k, v = (torch.from_numpy(x).float() for x in rng.standard_normal((3, 1, 2, 30, 16)))
     with torch.autocast("cpu", torch.bfloat16):
@@ -218,12 +363,13 @@ def test_it_is_the_formula_without_gradients(rng):
         (
             {"attn_mask": torch.ones(4, 5, dtype=torch.bool)},
             ValueError,
-            r"attn_mask has shape \[1, 1, 4, 5\], which does not broadcast",
+            r"attn_mask has shape \[4, 5\], which does not broadcast to \[1, 2, 5, 5\]",
         ),
         ({"dropout_p": 1.5}, ValueError, "dropout"),
         ({"scale": float("nan")}, ValueError, "scale"),
         ({"query": torch.ones(8)}, ValueError, "expected at least 2"),
         ({"query": torch.ones(1, 3, 5, 8), "enable_gqa": True}, ValueError, "multiple of the 2"),
+        ({"query": torch.ones(1, 3, 5, 8)}, ValueError, "3, 2 and 2 heads"),
         ({"query": torch.ones(1, 2, 5, 8, dtype=torch.int32)}, TypeError, "torch.int32"),
     ],
 )

@@ -16,19 +16,19 @@ with gradients: its masks, sinks, softcap, lengths and log-sum-exp. Both work un
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention.bias import CausalBias
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from regard import _regard
 
 __all__ = ["attention", "patched", "scaled_dot_product_attention"]
-
-# PyTorch's own, whatever is patched.
-_original = torch.nn.functional.scaled_dot_product_attention
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -50,25 +50,50 @@ def attention(
     Args:
         q, k, v, mask, bias, sinks, options: as :func:`regard.attention` takes them.
         return_lse: also return the log-sum-exps ``[batch, heads, queries]``. The result keeps the type of the query.
-        out: a tensor of the result's shape and type to write it to; it must not require a gradient.
+        out: a tensor of the result's shape and type to write it to, where no gradient is wanted.
 
     >>> import torch, regard
     >>> q, k, v = torch.randn(3, 1, 4, 50, 32, requires_grad=True).unbind()
     >>> out, lse = regard.torch.attention(q, k, v, regard.Mask.causal(), sinks=torch.zeros(4), return_lse=True)
     >>> (out.sum() + lse.sum()).backward()
     """
-    wanted = torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in (q, k, v, bias, sinks))
-    if wanted:
+    if out is not None and _wants_gradient(q, k, v, bias, sinks):
+        # Gradients are made of the result, which the caller could write to unnoticed.
+        raise ValueError("`out` is for calls without gradients: leave it out, or call under torch.no_grad()")
+    return attend(q, k, v, mask, bias, sinks, return_lse, out, options)
+
+
+def _wants_gradient(*inputs: Any) -> bool:
+    return torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in inputs)
+
+
+def attend(q, k, v, mask, bias, sinks, return_lse, out, options) -> Any:
+    """:func:`attention`; whoever hands it an ``out`` and wants gradients writes to that no more."""
+    q, k, v, bias = autocast(q, k, v, bias)
+    if _wants_gradient(q, k, v, bias, sinks):
         out, lse = _Attention.apply(q, k, v, bias, sinks, mask, options, out)
         return (out, lse) if return_lse else out
     if bias is not None:
-        options["bias"] = bias
+        options = options | {"bias": bias}
     if sinks is not None:
-        options["sinks"] = sinks
-    if return_lse:
-        out = torch.empty(*q.shape[:-1], v.shape[-1], dtype=q.dtype) if out is None else out
-        return _regard.attention(q, k, v, mask, return_lse=True, out=out, **options)
-    return _regard.attention(q, k, v, mask, out=out, **options)
+        options = options | {"sinks": sinks}
+    written = out
+    if return_lse and out is None:
+        out = torch.empty(*q.shape[:-1], v.shape[-1], dtype=q.dtype)
+    result = _regard.attention(q, k, v, mask, return_lse=return_lse, out=out, **options)
+    if written is not None and not written.is_inference():
+        # As PyTorch's own operations do, so that gradients of what was there are refused.
+        torch.autograd.graph.increment_version(written)
+    return result
+
+
+def autocast(*inputs: Tensor | None) -> tuple[Tensor | None, ...]:
+    """Under ``torch.autocast``, these as PyTorch has them in its list of what is computed in less."""
+    if not torch.is_autocast_enabled("cpu"):
+        return inputs
+    dtype = torch.get_autocast_dtype("cpu")
+    less = lambda x: isinstance(x, Tensor) and x.is_floating_point() and x.dtype != torch.float64  # noqa: E731
+    return tuple(x.to(dtype) if less(x) else x for x in inputs)
 
 
 class _Attention(torch.autograd.Function):
@@ -80,7 +105,8 @@ class _Attention(torch.autograd.Function):
         terms = {"bias": bias, "sinks": sinks}
         out, lse = _regard.attention(q, k, v, mask, return_lse=True, out=out, **terms, **options)
         ctx.save_for_backward(q, k, v, bias, sinks, out, lse)
-        ctx.mask, ctx.options = mask, options
+        # What flows back is PyTorch's, in whatever layout.
+        ctx.mask, ctx.options = mask, {name: option for name, option in options.items() if name != "copy"}
         ctx.set_materialize_grads(False)
         return out, lse
 
@@ -129,21 +155,14 @@ def scaled_dot_product_attention(
 
     A query that sees no key has the result 0.
     """
-    if torch.is_autocast_enabled("cpu"):
-        # As PyTorch has it in its list of what is computed in less.
-        dtype = torch.get_autocast_dtype("cpu")
-        query, key, value = (
-            x.to(dtype) if x.is_floating_point() and x.dtype != torch.float64 else x for x in (query, key, value)
-        )
-        if attn_mask is not None and attn_mask.is_floating_point():
-            attn_mask = attn_mask.to(dtype)
+    query, key, value, attn_mask = autocast(query, key, value, attn_mask)
     if torch.compiler.is_compiling():
         seed = torch.randint(2**62, (), dtype=torch.int64) if dropout_p > 0 else None
         return _op(query, key, value, attn_mask, seed, dropout_p, is_causal, scale, enable_gqa)[0]
     seed = int(torch.randint(2**62, ())) if dropout_p > 0 else None
     q, k, v, mask, bias, options = _arguments(query, key, value, attn_mask, dropout_p, seed, is_causal, scale, enable_gqa)
-    out = attention(q, k, v, mask, bias=bias, **options)
-    return out if out.dim() == query.dim() else out.reshape(*query.shape[:-1], value.shape[-1])
+    out = attend(q, k, v, mask, bias, None, False, None, options)
+    return out if q is query else out.reshape(*_shape(query, key, value, enable_gqa), value.shape[-1])
 
 
 def _arguments(query, key, value, attn_mask, dropout_p, seed, is_causal, scale, enable_gqa):
@@ -159,12 +178,17 @@ def _arguments(query, key, value, attn_mask, dropout_p, seed, is_causal, scale, 
     if query.dim() == key.dim() == value.dim() == 4 and query.shape[0] == key.shape[0] == value.shape[0]:
         batch = query.shape[:1]
     else:
-        if query.dim() < 3:
-            query, key, value = (x.unsqueeze(0) if x.dim() == 2 else x for x in (query, key, value))
+        query, key, value = (x.unsqueeze(0) if x.dim() == 2 else x for x in (query, key, value))
         batch = torch.broadcast_shapes(query.shape[:-3], key.shape[:-3], value.shape[:-3])
         query, key, value = (x.expand(*batch, -1, -1, -1) for x in (query, key, value))
     if not enable_gqa and not query.shape[-3] == key.shape[-3] == value.shape[-3]:
-        heads = torch.broadcast_shapes(*(x.shape[-3:-2] for x in (query, key, value)))[0]
+        each = [x.shape[-3] for x in (query, key, value)]
+        heads = max(each)
+        if not all(x in (1, heads) for x in each):
+            raise ValueError(
+                f"query, key and value have {each[0]}, {each[1]} and {each[2]} heads; expected as many, or one, "
+                "or with enable_gqa=True a number of key heads that divides that of query heads"
+            )
         query, key, value = (x.expand(*batch, heads, -1, -1) for x in (query, key, value))
     heads = query.shape[-3]
     q, k, v = (x.flatten(0, -4) for x in (query, key, value)) if len(batch) > 1 else (query, key, value)
@@ -179,6 +203,7 @@ def _arguments(query, key, value, attn_mask, dropout_p, seed, is_causal, scale, 
         return q, k, v, None, None, options
     # To as many axes as the scores; those of one batch axis.
     shape = (*batch, heads, q.shape[-2], k.shape[-2])
+    given = attn_mask
     while attn_mask.dim() < len(shape):
         attn_mask = attn_mask.unsqueeze(0)
     if len(batch) > 1:
@@ -186,28 +211,45 @@ def _arguments(query, key, value, attn_mask, dropout_p, seed, is_causal, scale, 
         attn_mask = attn_mask.reshape(1, *attn_mask.shape[-3:]) if one else attn_mask.expand(*batch, -1, -1, -1).flatten(0, -4)
     fits = all(has in (1, expected) for has, expected in zip(attn_mask.shape[-3:], shape[-3:], strict=True))
     if not fits or attn_mask.dim() > 4:
-        raise ValueError(f"attn_mask has shape {list(attn_mask.shape)}, which does not broadcast to {list(shape)}")
+        raise ValueError(f"attn_mask has shape {list(given.shape)}, which does not broadcast to {list(shape)}")
     if attn_mask.dtype != torch.bool:
         return q, k, v, None, attn_mask, options
-    return q, k, v, _mask_of(attn_mask, q.shape[-2], k.shape[-2]), None, options
+    mask = _masks.of(given, shape, lambda: _mask_of(attn_mask, q.shape[-2], k.shape[-2]))
+    return q, k, v, mask, None, options
 
 
 _CAUSAL = _regard.Mask.causal()
 
 
 def _mask_of(kept: Tensor, n_q: int, n_k: int) -> _regard.Mask:
-    """The mask of booleans whose axes may be 1; kept with the tensor, which all layers of a model are given."""
-    known = getattr(kept, "_regard_mask", None)
-    if known is not None and known[:2] == (kept._version, (n_q, n_k)):
-        return known[2]
+    """The mask of booleans whose axes may be 1."""
     if kept.shape[-3] == 1 and kept.shape[-2] == 1 and n_q != 1:
-        keys = kept.expand(*kept.shape[:-1], n_k).reshape(-1, n_k)
-        mask = _regard.Mask.keys(keys)
-    else:
-        mask = _regard.Mask.dense(kept.expand(*kept.shape[:-2], n_q, n_k))
-    with contextlib.suppress(AttributeError):
-        kept._regard_mask = (kept._version, (n_q, n_k), mask)
-    return mask
+        return _regard.Mask.keys(kept.expand(*kept.shape[:-1], n_k).reshape(-1, n_k))
+    return _regard.Mask.dense(kept.expand(*kept.shape[:-2], n_q, n_k))
+
+
+class Made:
+    """What was made of tensors, for as long as these live and hold the same numbers: a model gives all layers one mask.
+
+    The numbers are compared: a tensor may change without its version, through an array that shares its memory.
+    """
+
+    def __init__(self) -> None:
+        self._known = WeakTensorKeyDictionary()
+
+    def of(self, tensor: Tensor, call: Any, make: Callable[[], Any]) -> Any:
+        """What ``make`` gives of the tensor in such a call. It must not hold the tensor, which would never die."""
+        # What is broadcast is held once.
+        numbers = tensor.detach()[tuple(slice(1) if stride == 0 else slice(None) for stride in tensor.stride())]
+        known = self._known.get(tensor)
+        if known is not None and known[0] == call and torch.equal(known[1], numbers):
+            return known[2]
+        made = make()
+        self._known[tensor] = (call, numbers.clone(), made)
+        return made
+
+
+_masks = Made()
 
 
 @torch.library.custom_op("regard::scaled_dot_product_attention", mutates_args=(), device_types="cpu")
@@ -226,7 +268,7 @@ def _op(
     drawn = None if seed is None else int(seed)
     arguments = _arguments(query, key, value, attn_mask, dropout_p, drawn, is_causal, scale, enable_gqa)
     q, k, v, mask, bias, options = arguments
-    out, lse = attention(q, k, v, mask, bias=bias, return_lse=True, **options)
+    out, lse = attend(q, k, v, mask, bias, None, True, None, options)
     shape = _shape(query, key, value, enable_gqa)
     return out.reshape(*shape, value.shape[-1]), lse.reshape(shape)
 
@@ -269,18 +311,23 @@ def _op_backward(
     gradients = _regard.attention_backward(
         *(q, k, v, out, lse.reshape(q.shape[:-1]), dout, mask), bias=bias, bias_gradient=mask_gradient, **options
     )
-    # What was broadcast gets the sum of what flowed to its copies.
-    dmask = gradients.bias.sum_to_size(attn_mask.shape).to(attn_mask.dtype) if mask_gradient else query.new_empty(0)
     dq, dk, dv = gradients
     batch = torch.broadcast_shapes(query.shape[:-3], key.shape[:-3], value.shape[:-3])
-    back = lambda gradient, x: gradient.reshape(*batch, *gradient.shape[-3:]).sum_to_size(x.shape).clone()  # noqa: E731
-    return back(dq, query), back(dk, key), back(dv, value), dmask.clone()
+
+    def back(gradient, x):
+        """With the batch axes that were flattened, and the sum of what flowed to the copies of what was broadcast."""
+        lead = batch if gradient.dim() < 4 or gradient.shape[0] == math.prod(batch) else [1] * len(batch)
+        return gradient.reshape(*lead, *gradient.shape[-3:]).sum_to_size(x.shape).to(x.dtype).clone()
+
+    dmask = back(gradients.bias, attn_mask) if mask_gradient else query.new_empty(0)
+    return back(dq, query), back(dk, key), back(dv, value), dmask
 
 
 @_op_backward.register_fake
 def _(query, key, value, attn_mask, seed, out, lse, dout, dropout_p, is_causal, scale, enable_gqa, mask_gradient):
-    dmask = torch.empty_like(attn_mask) if mask_gradient else query.new_empty(0)
-    return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value), dmask
+    # Contiguous, whatever the layout of the inputs.
+    dmask = attn_mask.new_empty(attn_mask.shape) if mask_gradient else query.new_empty(0)
+    return *(x.new_empty(x.shape) for x in (query, key, value)), dmask
 
 
 def _setup_context(ctx, inputs, output):
@@ -300,31 +347,42 @@ _op.register_autograd(_backward, setup_context=_setup_context)
 
 _lock = threading.Lock()
 _patches = 0
+# What is called where Regard does not compute: PyTorch's own, or whoever patched it before.
+_beneath = torch.nn.functional.scaled_dot_product_attention
 
 
 @contextlib.contextmanager
 def patched() -> Iterator[None]:
     """Models that call ``torch.nn.functional.scaled_dot_product_attention`` use Regard's within ``with patched():``.
 
-    Tensors on other devices, and of types that attention is not computed in, go to PyTorch's own as before. The patch is
-    that of the whole process; several may be nested, and in several threads. What imported the function by
-    ``from torch.nn.functional import …`` has its own name for it and is not reached.
+    Tensors on other devices, of types that attention is not computed in, and of classes that see to it themselves go to
+    PyTorch's own as before. The patch is that of the whole process; several may be nested, and in several threads. What
+    imported the function by ``from torch.nn.functional import …`` has its own name for it and is not reached, nor are
+    ``MultiheadAttention`` and ``TransformerEncoderLayer`` in evaluation without gradients, which call no Python.
     """
-    global _patches
+    global _patches, _beneath
     with _lock:
+        if _patches == 0:
+            _beneath = torch.nn.functional.scaled_dot_product_attention
+            torch.nn.functional.scaled_dot_product_attention = _dispatch
         _patches += 1
-        torch.nn.functional.scaled_dot_product_attention = _dispatch
     try:
         yield
     finally:
         with _lock:
             _patches -= 1
-            if _patches == 0:
-                torch.nn.functional.scaled_dot_product_attention = _original
+            # Whoever has patched it since sees to its own end.
+            if _patches == 0 and torch.nn.functional.scaled_dot_product_attention is _dispatch:
+                torch.nn.functional.scaled_dot_product_attention = _beneath
 
 
 def _dispatch(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False):
     arguments = (query, key, value, attn_mask, dropout_p, is_causal)
-    if query.device.type != "cpu" or query.dtype not in _DTYPES or query.is_nested:
-        return _original(*arguments, scale=scale, enable_gqa=enable_gqa)
+    if isinstance(attn_mask, CausalBias):
+        # It looks for the function under its public name.
+        call = torch.overrides.handle_torch_function
+        return call(_dispatch, (attn_mask,), *arguments, scale=scale, enable_gqa=enable_gqa)
+    foreign = torch.overrides.has_torch_function(arguments[:4]) or query.device.type != "cpu" or query.is_nested
+    if foreign or query.dtype not in _DTYPES:
+        return _beneath(*arguments, scale=scale, enable_gqa=enable_gqa)
     return scaled_dot_product_attention(*arguments, scale=scale, enable_gqa=enable_gqa)

@@ -22,7 +22,7 @@ from torch import Tensor
 from transformers import masking_utils
 
 from regard._regard import Mask, scores
-from regard.torch import attention
+from regard.torch import Made, attend, autocast
 
 __all__ = ["NAME", "register"]
 
@@ -148,33 +148,41 @@ def _segments(numbers: Tensor) -> Mask | None:
     return Mask.by_batch(entries)
 
 
-def _of_written_out(mask: Tensor, query: Tensor, key: Tensor) -> _Seen:
-    """A mask that is a tensor ``[batch, heads, queries, keys]``, as a mask or as numbers to be added."""
-    mask = mask[..., : key.shape[-2]]
+def _seen_by(mask: Tensor, query: Tensor, key: Tensor) -> _Seen:
+    """What a mask that is a tensor ``[batch, heads, queries, keys]`` says, as a mask or as numbers to be added."""
+    if mask.dim() == 4 and mask.shape[2] == 0 < query.shape[2]:
+        raise ValueError(
+            "the attention mask was taken off the tensor that carried it, as gradient checkpointing does: "
+            'use gradient_checkpointing_kwargs={"use_reentrant": False}'
+        )
+    cut = mask[..., : key.shape[-2]]
     expected = [*query.shape[:-1], key.shape[-2]]
-    if mask.dim() != 4 or any(has not in (1, extent) for has, extent in zip(mask.shape, expected, strict=True)):
-        raise ValueError(f"the attention mask has shape {list(mask.shape)}; expected {expected}, or 1 on some axis")
+    if cut.dim() != 4 or any(has not in (1, extent) for has, extent in zip(cut.shape, expected, strict=True)):
+        raise ValueError(f"the attention mask has shape {list(cut.shape)}; expected {expected}, or 1 on some axis")
+    kept = None if mask.requires_grad else _written_out.of(mask, expected, lambda: _of_written_out(cut, expected))
+    return _Seen(None, cut, {}) if kept is None else _Seen(kept, None, {})
+
+
+def _of_written_out(mask: Tensor, expected: list[int]) -> Mask | None:
+    """A mask that is written out; None if it is numbers to be added."""
     if mask.dtype == torch.bool:
         if mask.shape[1] == 1 and (mask.shape[2] == 1 or mask.stride(2) == 0):
-            return _Seen(_kept_keys(mask[:, 0, 0].expand(query.shape[0], -1)), None, {})
-        return _Seen(Mask.dense(mask.expand(-1, -1, *expected[2:])), None, {})
+            return _kept_keys(mask[:, 0, 0].expand(expected[0], -1))
+        return Mask.dense(mask.expand(-1, -1, *expected[2:]))
     rows = mask[:, :, :1]
     lowest = torch.finfo(mask.dtype).min
     # Padding alone, written out for each query: the same row, of zeros and what is as good as −∞, never all of a row.
-    if mask.shape[1] == 1 and not mask.requires_grad and bool(((rows == 0) | (rows <= lowest)).all()):
+    if mask.shape[1] == 1 and bool(((rows == 0) | (rows <= lowest)).all()):
         kept = rows[:, 0, 0] == 0
         if bool(kept.any(-1).all()) and bool((mask == rows).all()):
-            return _Seen(_kept_keys(kept.expand(query.shape[0], -1)), None, {})
-    return _Seen(None, mask, {})
+            return _kept_keys(kept.expand(expected[0], -1))
+    return None
 
 
-def _known(mask: Tensor, query: Tensor, key: Tensor) -> _Seen:
-    """The same, kept with the tensor, which all layers of a model are given."""
-    of = (mask._version, query.shape[:-1], key.shape[-2])
-    known = getattr(mask, "_regard_of", None)
-    if known is None or known[0] != of:
-        known = mask._regard_of = (of, _of_written_out(mask, query, key))
-    return known[1]
+_written_out = Made()
+
+#: What changes what a layer attends to, and Regard does not know: the layer expects its attention to heed it.
+_UNKNOWN = ("head_mask", "cache", "indices", "block_indices", "sinks")
 
 
 def _attend(
@@ -193,7 +201,7 @@ def _attend(
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
     """Attention of a layer: ``[batch, heads, seq, dim]`` gives ``[batch, seq, heads, dim]``."""
-    for name in ("head_mask", "cache"):
+    for name in _UNKNOWN:
         if kwargs.get(name) is not None:
             raise ValueError(f'attn_implementation="regard" takes no {name}: load the model with "eager" or "sdpa"')
     options: dict[str, Any] = {}
@@ -203,8 +211,9 @@ def _attend(
         if causal:
             mask = Mask.causal() if sliding_window is None else Mask.causal() & Mask.window(sliding_window - 1, None)
     else:
-        mask, bias, options = getattr(attention_mask, "_regard", None) or _known(attention_mask, query, key)
+        mask, bias, options = getattr(attention_mask, "_regard", None) or _seen_by(attention_mask, query, key)
     options = dict(options)
+    query, key, value = autocast(query, key, value)
     if position_bias is not None:
         bias = position_bias if bias is None else bias + position_bias
     if scaling is not None:
@@ -216,7 +225,7 @@ def _attend(
     batch, heads, queries, _ = query.shape
     out = torch.empty(batch, queries, heads, value.shape[-1], dtype=query.dtype)
     sinks = None if s_aux is None else s_aux.to(query.dtype).flatten()
-    result = attention(query, key, value, mask, bias=bias, sinks=sinks, out=out.transpose(1, 2), **options)
+    result = attend(query, key, value, mask, bias, sinks, False, out.transpose(1, 2), options)
     weights = None
     if kwargs.get("output_attentions"):
         with torch.no_grad():
