@@ -60,16 +60,19 @@ def attention(
     if out is not None and _wants_gradient(q, k, v, bias, sinks):
         # Gradients are made of the result, which the caller could write to unnoticed.
         raise ValueError("`out` is for calls without gradients: leave it out, or call under torch.no_grad()")
-    return attend(q, k, v, mask, bias, sinks, return_lse, out, options)
+    return attend(*autocast(q, k, v, bias), sinks, mask, return_lse, out, options)
 
 
 def _wants_gradient(*inputs: Any) -> bool:
-    return torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in inputs)
+    if torch.is_grad_enabled():
+        for x in inputs:
+            if isinstance(x, Tensor) and x.requires_grad:
+                return True
+    return False
 
 
-def attend(q, k, v, mask, bias, sinks, return_lse, out, options) -> Any:
-    """:func:`attention`; whoever hands it an ``out`` and wants gradients writes to that no more."""
-    q, k, v, bias = autocast(q, k, v, bias)
+def attend(q, k, v, bias, sinks, mask, return_lse, out, options) -> Any:
+    """:func:`attention` as it is without autocast; whoever hands it an ``out`` and wants gradients writes to that no more."""
     if _wants_gradient(q, k, v, bias, sinks):
         out, lse = _Attention.apply(q, k, v, bias, sinks, mask, options, out)
         return (out, lse) if return_lse else out
@@ -161,7 +164,7 @@ def scaled_dot_product_attention(
         return _op(query, key, value, attn_mask, seed, dropout_p, is_causal, scale, enable_gqa)[0]
     seed = int(torch.randint(2**62, ())) if dropout_p > 0 else None
     q, k, v, mask, bias, options = _arguments(query, key, value, attn_mask, dropout_p, seed, is_causal, scale, enable_gqa)
-    out = attend(q, k, v, mask, bias, None, False, None, options)
+    out = attend(q, k, v, bias, None, mask, False, None, options)
     return out if q is query else out.reshape(*_shape(query, key, value, enable_gqa), value.shape[-1])
 
 
@@ -175,14 +178,17 @@ def _arguments(query, key, value, attn_mask, dropout_p, seed, is_causal, scale, 
         raise ValueError("attn_mask and is_causal exclude each other: put the triangle into the mask")
     if attn_mask is not None and attn_mask.dtype != torch.bool and not attn_mask.is_floating_point():
         raise TypeError(f"attn_mask has dtype {attn_mask.dtype}; expected torch.bool, or numbers that are added to the scores")
-    if query.dim() == key.dim() == value.dim() == 4 and query.shape[0] == key.shape[0] == value.shape[0]:
-        batch = query.shape[:1]
+    shapes = query.shape, key.shape, value.shape
+    if query.dim() == key.dim() == value.dim() == 4 and shapes[0][0] == shapes[1][0] == shapes[2][0]:
+        batch = shapes[0][:1]
     else:
         query, key, value = (x.unsqueeze(0) if x.dim() == 2 else x for x in (query, key, value))
         batch = torch.broadcast_shapes(query.shape[:-3], key.shape[:-3], value.shape[:-3])
         query, key, value = (x.expand(*batch, -1, -1, -1) for x in (query, key, value))
-    if not enable_gqa and not query.shape[-3] == key.shape[-3] == value.shape[-3]:
-        each = [x.shape[-3] for x in (query, key, value)]
+        shapes = query.shape, key.shape, value.shape
+    heads = shapes[0][-3]
+    if not enable_gqa and not heads == shapes[1][-3] == shapes[2][-3]:
+        each = [shape[-3] for shape in shapes]
         heads = max(each)
         if not all(x in (1, heads) for x in each):
             raise ValueError(
@@ -190,7 +196,6 @@ def _arguments(query, key, value, attn_mask, dropout_p, seed, is_causal, scale, 
                 "or with enable_gqa=True a number of key heads that divides that of query heads"
             )
         query, key, value = (x.expand(*batch, heads, -1, -1) for x in (query, key, value))
-    heads = query.shape[-3]
     q, k, v = (x.flatten(0, -4) for x in (query, key, value)) if len(batch) > 1 else (query, key, value)
     options: dict[str, Any] = {}
     if scale is not None:
@@ -268,7 +273,7 @@ def _op(
     drawn = None if seed is None else int(seed)
     arguments = _arguments(query, key, value, attn_mask, dropout_p, drawn, is_causal, scale, enable_gqa)
     q, k, v, mask, bias, options = arguments
-    out, lse = attend(q, k, v, mask, bias, None, True, None, options)
+    out, lse = attend(q, k, v, bias, None, mask, True, None, options)
     shape = _shape(query, key, value, enable_gqa)
     return out.reshape(*shape, value.shape[-1]), lse.reshape(shape)
 

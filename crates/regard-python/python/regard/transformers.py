@@ -213,9 +213,9 @@ def _attend(
     else:
         mask, bias, options = getattr(attention_mask, "_regard", None) or _seen_by(attention_mask, query, key)
     options = dict(options)
-    query, key, value = autocast(query, key, value)
     if position_bias is not None:
         bias = position_bias if bias is None else bias + position_bias
+    query, key, value, bias = autocast(query, key, value, bias)
     if scaling is not None:
         options["scale"] = float(scaling)
     if softcap is not None:
@@ -225,7 +225,7 @@ def _attend(
     batch, heads, queries, _ = query.shape
     out = torch.empty(batch, queries, heads, value.shape[-1], dtype=query.dtype)
     sinks = None if s_aux is None else s_aux.to(query.dtype).flatten()
-    result = attend(query, key, value, mask, bias, sinks, False, out.transpose(1, 2), options)
+    result = attend(query, key, value, bias, sinks, mask, False, out.transpose(1, 2), options)
     weights = None
     if kwargs.get("output_attentions"):
         with torch.no_grad():
