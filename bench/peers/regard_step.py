@@ -37,8 +37,11 @@ class Attention(torch_step.Attention):
         """A decode case's keys and values are in a cache, unless it has none."""
         if self.case.get("cache") == "none":
             return pair
+        if self.case.get("cache", "contiguous") != "contiguous":
+            raise ValueError(f"cache {self.case['cache']!r}: only contiguous ones are measured through Python")
         k, v = pair
-        dtype = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}[self.case["dtype"]]
+        name = self.case.get("cache_dtype", self.case["dtype"])
+        dtype = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}.get(name, name)
         caches = []
         for keys, values in zip(k, v):
             cache = regard.Cache(k.shape[1], k.shape[3], v.shape[3], capacity=k.shape[2], dtype=dtype)
