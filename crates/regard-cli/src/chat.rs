@@ -12,8 +12,8 @@ use crate::conversation::Conversation;
 use crate::error::Error;
 use crate::options::{CacheOptions, GuessOptions, ModelOptions, WritingOptions};
 use crate::output::{print, say};
-use crate::stops::Stops;
 use crate::writer::Writer;
+use regard_models::generate::Stops;
 
 /// Tokens that a conversation may hold unless said otherwise.
 const CONTEXT: usize = 4096;

@@ -20,8 +20,8 @@ use crate::input;
 use crate::learned::{Learned, LearnedSource, Rounds};
 use crate::options::{CacheOptions, GuessOptions, ModelOptions, WritingOptions};
 use crate::output::{print, print_line, say};
-use crate::stops::Stops;
 use crate::writer::{Ending, Source, Writer, Written};
+use regard_models::generate::Stops;
 
 /// Arguments of `regard generate`.
 #[derive(Debug, clap::Args)]

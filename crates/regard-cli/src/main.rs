@@ -23,7 +23,6 @@ mod progress;
 mod pull;
 mod save;
 mod search;
-mod stops;
 mod train;
 mod writer;
 

@@ -30,8 +30,8 @@ use crate::options::workspace;
 use crate::output::{print_line, say};
 use crate::progress;
 use crate::save;
-use crate::stops::Stops;
 use crate::writer::{Source, Text};
+use regard_models::generate::Stops;
 
 /// Arguments of `regard train`.
 #[derive(Debug, clap::Args)]

@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::error::Error;
 use crate::interrupt::Listener;
 use crate::progress;
-use crate::stops::Stops;
+use regard_models::generate::Stops;
 
 /// A prompt of more tokens has a bar.
 const PIECE: usize = 512;

@@ -16,6 +16,7 @@ pub mod gguf;
 mod load;
 mod model;
 mod observed;
+mod perplexity;
 mod projection;
 pub mod sampling;
 mod session;
@@ -28,6 +29,7 @@ pub use error::{Error, Optional, Result};
 pub use folder::Folder;
 pub use model::{LoadOptions, Model};
 pub use observed::Observed;
+pub use perplexity::Perplexity;
 pub use regard_attention::CacheDtype;
 pub use session::Session;
 

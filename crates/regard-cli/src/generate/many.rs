@@ -16,8 +16,8 @@ use crate::input;
 use crate::interrupt::Listener;
 use crate::output::{print_line, say};
 use crate::progress;
-use crate::stops::Stops;
 use crate::writer::{Ending, Text};
+use regard_models::generate::Stops;
 
 /// A text that is being written.
 struct Job<'m> {

@@ -9,6 +9,7 @@
 mod draft;
 mod grammar;
 mod pace;
+mod stops;
 
 use self::pace::Pace;
 use crate::sampling::{Sampler, SamplingOptions};
@@ -17,6 +18,7 @@ use crate::{Error, Result};
 
 pub use draft::{Draft, DraftModel, Lookup};
 pub use grammar::Grammar;
+pub use stops::Stops;
 
 /// Tokens of a prompt that are taken in at once, between which it can be stopped.
 const PIECE: usize = 512;

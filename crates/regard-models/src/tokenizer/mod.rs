@@ -208,6 +208,16 @@ impl Tokenizer {
         self.marks.bos
     }
 
+    /// The token that a sequence begins with, if the file asks for one.
+    ///
+    /// # Errors
+    ///
+    /// As [`encode_sequence`](Self::encode_sequence).
+    pub fn first_token(&self) -> Result<Option<u32>> {
+        let empty = self.encode_sequence("", Special::AsText)?;
+        Ok(self.bos().filter(|bos| empty.first() == Some(bos)))
+    }
+
     /// The token that ends a sequence, if the file names one.
     pub fn eos(&self) -> Option<u32> {
         self.marks.eos

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use regard_models::generate::{DraftModel, Generator, Grammar, Lookup};
+use regard_models::generate::{DraftModel, Generator, Grammar, Lookup, Stops};
 use regard_models::sampling::SamplingOptions;
 use regard_models::{CacheDtype, Model, Result};
 use regard_threads::interrupted;
@@ -53,7 +53,7 @@ impl Writing {
         let mut generator = self.generator(model)?;
         generator.read_while(&self.prompt, &mut |_, _| !interrupted())?;
         let tokenizer = model.tokenizer();
-        let (mut characters, mut stops) = (tokenizer.stream(), Stops::new(&self.stop));
+        let (mut characters, mut stops) = (tokenizer.stream(), Stops::new(self.stop.clone()));
         let mut ending = Ending::Cut;
         for _ in 0..self.max_tokens {
             if interrupted() {
@@ -64,17 +64,19 @@ impl Writing {
                 ending = Ending::Whole;
                 break;
             }
-            let (piece, stopped) = stops.push(characters.push(token));
-            if !piece.is_empty() && !show(piece) {
+            let mut certain = String::new();
+            stops.push(characters.push(token), &mut certain);
+            if !certain.is_empty() && !show(certain) {
                 return Ok(Ending::Cut);
             }
-            if stopped {
+            if stops.hit().is_some() {
                 return Ok(Ending::Whole);
             }
         }
         // What waited for more is part of the text.
-        let (piece, stopped) = stops.push(characters.finish());
-        let rest = if stopped { piece } else { piece + &stops.held };
+        let mut rest = String::new();
+        stops.push(characters.finish(), &mut rest);
+        stops.finish(&mut rest);
         if !rest.is_empty() {
             show(rest);
         }
@@ -91,34 +93,5 @@ impl Writing {
             Some(schema) => generator.with_grammar(Grammar::json_schema(schema, model)?),
             None => Ok(generator),
         }
-    }
-}
-
-/// Watches a text for stop strings. It ends where the first of them is complete; of two that end there the longer counts.
-struct Stops<'a> {
-    strings: &'a [String],
-    /// The longest end of the text so far that begins a stop string.
-    held: String,
-}
-
-impl<'a> Stops<'a> {
-    /// None of the strings may be empty.
-    fn new(strings: &'a [String]) -> Self {
-        Stops { strings, held: String::new() }
-    }
-
-    /// Takes the next piece: what is certain to be no part of a stop string, and whether one is complete.
-    fn push(&mut self, piece: &str) -> (String, bool) {
-        for character in piece.chars() {
-            self.held.push(character);
-            let ends = self.strings.iter().filter(|string| self.held.ends_with(*string));
-            if let Some(longest) = ends.map(String::len).max() {
-                self.held.truncate(self.held.len() - longest);
-                return (std::mem::take(&mut self.held), true);
-            }
-        }
-        let begins = |&at: &usize| self.strings.iter().any(|string| string.starts_with(&self.held[at..]));
-        let certain = self.held.char_indices().map(|(at, _)| at).find(begins).unwrap_or(self.held.len());
-        (self.held.drain(..certain).collect(), false)
     }
 }

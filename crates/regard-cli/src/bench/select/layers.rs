@@ -10,8 +10,8 @@ use regard_select::Select;
 
 use crate::bench::select::{BLOCK, HELD_OUT, TRAINING};
 use crate::error::Error;
+use crate::input;
 use crate::output::say;
-use crate::{input, perplexity};
 
 /// Windows of a text: from its beginning those that are learned from, from its end those that are held out.
 ///
@@ -32,7 +32,7 @@ pub(crate) fn windows(text: &Path, model: &Model, tokens: usize) -> Result<[Vec<
             format!("{text}: {} tokens are fewer than {count} windows of {tokens}: lower --context", all.len());
         return Err(Error::Usage(problem));
     }
-    let first = perplexity::first_token(model.tokenizer())?;
+    let first = model.tokenizer().first_token()?;
     let cut = |tokens_of: &[u32], count: usize| -> Vec<Vec<u32>> {
         let begin = |window: &[u32]| first.iter().chain(&window[first.iter().len()..]).copied().collect();
         tokens_of.chunks_exact(tokens).take(count).map(begin).collect()

@@ -3,8 +3,18 @@
 /// Watches a text for stop strings, and holds back what may be the start of one.
 ///
 /// The text ends where the first stop string is complete. Of two that end at the same place the longer counts.
+///
+/// ```
+/// use regard_models::generate::Stops;
+///
+/// let (mut stops, mut shown) = (Stops::new(vec!["<end>".into()]), String::new());
+/// stops.push("a < b <e", &mut shown);
+/// assert_eq!(shown, "a < b ");
+/// stops.push("nd> and more", &mut shown);
+/// assert_eq!((shown.as_str(), stops.hit()), ("a < b ", Some("<end>")));
+/// ```
 #[derive(Debug)]
-pub(crate) struct Stops {
+pub struct Stops {
     strings: Vec<String>,
     /// The longest end of the text so far that begins a stop string.
     held: String,
@@ -12,15 +22,16 @@ pub(crate) struct Stops {
 }
 
 impl Stops {
-    /// A watch for `strings`, none of which may be empty.
-    pub(crate) fn new(mut strings: Vec<String>) -> Self {
+    /// A watch for `strings`. An empty one ends no text.
+    pub fn new(mut strings: Vec<String>) -> Self {
+        strings.retain(|string| !string.is_empty());
         // Longest first, so that the first match is the one that counts.
         strings.sort_by_key(|string| std::cmp::Reverse(string.len()));
         Self { strings, held: String::new(), hit: None }
     }
 
     /// Takes the next piece and appends to `shown` what is certain to be no part of a stop string.
-    pub(crate) fn push(&mut self, piece: &str, shown: &mut String) {
+    pub fn push(&mut self, piece: &str, shown: &mut String) {
         if self.hit.is_some() {
             return;
         }
@@ -41,13 +52,13 @@ impl Stops {
     }
 
     /// The text has ended: appends what was held back.
-    pub(crate) fn finish(&mut self, shown: &mut String) {
+    pub fn finish(&mut self, shown: &mut String) {
         shown.push_str(&self.held);
         self.held.clear();
     }
 
     /// The stop string that ended the text, if one did.
-    pub(crate) fn hit(&self) -> Option<&str> {
+    pub fn hit(&self) -> Option<&str> {
         self.hit.map(|index| self.strings[index].as_str())
     }
 }
