@@ -48,7 +48,7 @@ pub use cuts::{CutParts, Cuts};
 pub use error::{Error, Result};
 pub use grid::GridParts;
 pub use need::Need;
-pub use pages::Pages;
+pub use pages::{Pages, advise_huge};
 pub use parts::{Backwards, Chunks, Each, Indices, Parts, Pieces, backwards, chunks_of, each_of, pieces_of};
 pub use prefetch::{prefetch_read, prefetch_row, prefetch_stream, prefetch_write};
 pub use region::Region;

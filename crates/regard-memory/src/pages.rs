@@ -1,5 +1,6 @@
 //! The size of the pages that a buffer lies on.
 
+use std::mem::MaybeUninit;
 #[cfg(all(target_os = "linux", not(miri)))]
 use std::sync::OnceLock;
 
@@ -18,6 +19,22 @@ pub enum Pages {
     Normal,
     /// Pages of 2 MiB. A wish: see [`AlignedBuffer::pages`](crate::AlignedBuffer::pages) for what was granted.
     Huge,
+}
+
+/// Asks for huge pages under memory that another library has taken and nobody has written yet, as far as it covers whole
+/// ones. Where that is nowhere, or the system takes no such advice, nothing happens.
+///
+/// ```
+/// let mut numbers: Vec<u8> = Vec::with_capacity(8 << 20);
+/// regard_memory::advise_huge(numbers.spare_capacity_mut());
+/// ```
+pub fn advise_huge(memory: &mut [MaybeUninit<u8>]) {
+    let start: *mut u8 = memory.as_mut_ptr().cast();
+    let before = start.addr().next_multiple_of(HUGE) - start.addr();
+    let bytes = memory.len().saturating_sub(before) / HUGE * HUGE;
+    if bytes > 0 {
+        advise(start.wrapping_add(before), bytes);
+    }
 }
 
 /// Asks for huge pages under `bytes` bytes from `start`, and says what was granted. Nothing is read or written.
