@@ -27,13 +27,37 @@ pub(crate) fn new_like<'py>(
     let py = like.object.py();
     let shape = &shape[AXES - axes..];
     let array = match (like.kind, Torch::get(py)?) {
-        (Kind::Torch, Some(torch)) => torch.empty(py, shape, dtype)?,
+        (Kind::Torch, Some(torch)) => {
+            // As NumPy does for its own: on pages of 4 KiB the system takes longer to give memory than we to fill it.
+            return Ok(View::of(name, &torch.empty(py, shape, dtype)?)?.on_huge_pages());
+        }
         _ => {
             let dtype = numpy_dtype(like, dtype)?;
             numpy(py)?.call_method1(intern!(py, "empty"), (PyTuple::new(py, shape)?, dtype))?
         }
     };
     View::of(name, &array)
+}
+
+/// Bytes from which on it is asked whether the system has them: it promises more than that.
+const LARGE: usize = 64 << 20;
+
+/// Room for an array.
+///
+/// # Errors
+/// There is no memory for it.
+pub(crate) fn room<N>(shape: &[usize]) -> regard_memory::Result<Vec<N>> {
+    let len = shape.iter().try_fold(1_usize, |len, &extent| len.checked_mul(extent));
+    let bytes = len.and_then(|len| len.checked_mul(size_of::<N>()));
+    let (Some(len), Some(bytes)) = (len, bytes) else {
+        return Err(regard_memory::Error::Overflow { what: "array" });
+    };
+    let mut numbers = Vec::new();
+    let there = bytes < LARGE || regard_memory::available().is_none_or(|free| bytes as u64 <= free);
+    if !there || numbers.try_reserve_exact(len).is_err() {
+        return Err(regard_memory::Error::OutOfMemory { bytes });
+    }
+    Ok(numbers)
 }
 
 /// NumPy's object for a type.

@@ -14,7 +14,7 @@ use crate::dtype::{Dtype, Scalar, with_type};
 use crate::error::{of_attention, wrong_type};
 use crate::foreign::{AXES, View};
 use crate::mask::mask_of;
-use crate::options::{Call, indices, whole, widened};
+use crate::options::{ATTENTION, BACKWARD, Call, PLAN, PLANNED, SCORES, indices, whole, widened};
 use crate::work::{detached, with_scratch};
 
 /// Queries, keys and values that fit each other.
@@ -87,14 +87,15 @@ pub(crate) struct OwnTerms<'py, W> {
     ids: Option<Vec<u64>>,
 }
 
-/// A bias where it lies, or in numbers of another type.
+/// A bias where it lies, or in numbers of another type with its shape and its axes.
 enum Bias<'py, W> {
     Borrowed(View<'py>),
-    Converted(Vec<W>, [usize; AXES]),
+    Converted(Vec<W>, [usize; AXES], usize),
 }
 
 impl<'py, W: Scalar<Wide = W>> OwnTerms<'py, W> {
-    pub(crate) fn of(call: &Call<'py>, heads: usize) -> PyResult<Self> {
+    pub(crate) fn of(call: &Call<'py>, shape: Shape) -> PyResult<Self> {
+        let Shape { batch, heads, queries, keys, .. } = shape;
         for (name, numbers) in [("alibi", &call.slopes), ("sinks", &call.sinks)] {
             if let Some(has) = numbers.as_ref().map(Vec::len).filter(|&has| has != heads) {
                 return Err(PyValueError::new_err(format!("`{name}` has {has} numbers, expected {heads}, one a head")));
@@ -104,6 +105,12 @@ impl<'py, W: Scalar<Wide = W>> OwnTerms<'py, W> {
             None => None,
             Some(bias) => {
                 let view = View::of("bias", bias)?;
+                // Before it is copied: a view may repeat one number more often than memory can hold it.
+                let expected = [batch, heads, queries, keys];
+                if view.shape4().iter().zip(expected).any(|(&has, expected)| has != 1 && has != expected) {
+                    let problem = format!("`bias` has shape {:?}; expected {expected:?}, or 1 for any", view.shape());
+                    return Err(PyValueError::new_err(problem));
+                }
                 if view.dtype == W::DTYPE {
                     Some(Bias::Borrowed(view.readable(call.copies)?))
                 } else if call.copies == Copies::Refused {
@@ -112,11 +119,10 @@ impl<'py, W: Scalar<Wide = W>> OwnTerms<'py, W> {
                         "`bias` has dtype {has}, expected {expected}: convert it"
                     )));
                 } else {
-                    let shape = view.shape4();
                     let numbers = with_type!(view.dtype, T => {
-                        view.read::<T>().into_iter().map(|x| W::wide(regard_attention::Real::to_f64(x))).collect()
+                        view.read_as::<T, _>(|x| W::wide(regard_attention::Real::to_f64(x)))?
                     });
-                    Some(Bias::Converted(numbers, shape))
+                    Some(Bias::Converted(numbers, view.shape4(), view.axes()))
                 }
             }
         };
@@ -128,7 +134,7 @@ impl<'py, W: Scalar<Wide = W>> OwnTerms<'py, W> {
         let bias = match &self.bias {
             None => None,
             Some(Bias::Borrowed(view)) => Some(view.tensor::<W>()?),
-            Some(Bias::Converted(numbers, shape)) => {
+            Some(Bias::Converted(numbers, shape, _)) => {
                 Some(Tensor::contiguous(numbers, *shape).map_err(|error| of_attention(error.named("bias").into()))?)
             }
         };
@@ -149,7 +155,7 @@ impl<'py, W: Scalar<Wide = W>> OwnTerms<'py, W> {
         match &self.bias {
             None => None,
             Some(Bias::Borrowed(view)) => Some((view.shape4(), view.axes())),
-            Some(Bias::Converted(_, shape)) => Some((*shape, AXES)),
+            Some(Bias::Converted(_, shape, axes)) => Some((*shape, *axes)),
         }
     }
 }
@@ -211,10 +217,10 @@ pub(crate) fn attention<'py>(
     mask: Option<&Bound<'py, PyAny>>,
     options: Option<&Bound<'py, PyDict>>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let call = Call::of("attention", options, &["return_lse", "out"])?;
+    let call = Call::of(&ATTENTION, options)?;
     let tensors = Tensors::of(q, k, v, call.copies)?;
     let mask = mask_of(mask, &tensors.shape, &call.options)?;
-    let plan = Plan::new(tensors.shape, &mask, &call.options).map_err(of_attention)?;
+    let plan = call.plan(q.py(), tensors.shape, &mask)?;
     run(&plan, &tensors, &call)
 }
 
@@ -230,7 +236,7 @@ where
     let Tensors { q, k, v, .. } = tensors;
     let py = q.object.py();
     let Shape { batch, heads, queries, dim_v, .. } = plan.shape();
-    let own = OwnTerms::<T::Wide>::of(call, plan.shape().heads)?;
+    let own = OwnTerms::<T::Wide>::of(call, plan.shape())?;
     let inputs = own.inputs([q, k, v]);
     let with_lse = call.flag("return_lse")?;
     let wide = T::DTYPE.wide();
@@ -265,7 +271,7 @@ pub(crate) fn result<'py>(
     dtypes: [Dtype; 2],
 ) -> PyResult<View<'py>> {
     let Some(given) = given else { return new_like(like, "out", shape, dtypes[0], like.axes()) };
-    let view = View::of("out", given)?;
+    let view = View::to_write("out", given)?;
     if !dtypes.contains(&view.dtype) {
         let (has, expected) = (view.dtype.name(), dtypes[0].name());
         return Err(PyTypeError::new_err(format!("`out` has dtype {has}, expected {expected}")));
@@ -345,10 +351,10 @@ pub(crate) fn attention_backward<'py>(
     bias_gradient: bool,
     options: Option<&Bound<'py, PyDict>>,
 ) -> PyResult<Gradients> {
-    let call = Call::of("attention_backward", options, &[])?;
+    let call = Call::of(&BACKWARD, options)?;
     let tensors = Tensors::of(q, k, v, call.copies)?;
     let mask = mask_of(mask, &tensors.shape, &call.options)?;
-    let plan = Plan::new(tensors.shape, &mask, &call.options).map_err(of_attention)?;
+    let plan = call.plan(q.py(), tensors.shape, &mask)?;
     let Shape { batch, heads, queries, dim_v, .. } = tensors.shape;
     let view = |name, array| View::of(name, array)?.readable(call.copies);
     let (out, lse, dout) = (view("out", out)?, view("lse", lse)?, view("dout", dout)?);
@@ -404,7 +410,7 @@ where
 {
     let Tensors { q, k, v, .. } = tensors;
     let py = q.object.py();
-    let own = OwnTerms::<T::Wide>::of(call, plan.shape().heads)?;
+    let own = OwnTerms::<T::Wide>::of(call, plan.shape())?;
     let new = |name, like: &View<'py>| new_like(q, name, like.shape4(), T::DTYPE, q.axes());
     let (mut dq, mut dk, mut dv) = (new("dq", q)?, new("dk", k)?, new("dv", v)?);
     let wide = T::Wide::DTYPE;
@@ -544,11 +550,11 @@ pub(crate) fn scores<'py>(
     mask: Option<&Bound<'py, PyAny>>,
     options: Option<&Bound<'py, PyDict>>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let call = Call::of("scores", options, &["stage", "batch", "heads", "rows"])?;
+    let call = Call::of(&SCORES, options)?;
     // The values take no part.
     let tensors = Tensors::of(q, k, k, call.copies)?;
     let mask = mask_of(mask, &tensors.shape, &call.options)?;
-    let plan = Plan::new(tensors.shape, &mask, &call.options).map_err(of_attention)?;
+    let plan = call.plan(q.py(), tensors.shape, &mask)?;
     let stage = match call.own("stage").map(|stage| stage.extract::<String>()).transpose()?.as_deref() {
         None | Some("weights") => Stage::Weights,
         Some("raw") => Stage::Raw,
@@ -592,7 +598,7 @@ where
     T::Wide: Scalar<Wide = T::Wide>,
 {
     let Tensors { q, k, v, .. } = tensors;
-    let own = OwnTerms::<T::Wide>::of(call, plan.shape().heads)?;
+    let own = OwnTerms::<T::Wide>::of(call, plan.shape())?;
     let inputs = Inputs { q: q.tensor::<T>()?, k: k.tensor()?, v: v.tensor()?, terms: own.terms()? };
     let scores = detached(q.object.py(), || plan.scores(&inputs, stage, chosen))?.map_err(of_attention)?;
     let (batch, heads, rows, keys) = scores.dim();
@@ -633,7 +639,7 @@ impl PyPlan {
         {
             return Err(PyTypeError::new_err(format!("`{name}` was decided with the plan: make another one")));
         }
-        let call = Call::of("Plan", options, &["return_lse", "out"])?;
+        let call = Call::of(&PLANNED, options)?;
         let tensors = Tensors::of(q, k, v, call.copies)?;
         if tensors.shape != self.plan.shape() || tensors.dtype() != self.dtype {
             let (has, expected) = (tensors.shape, self.plan.shape());
@@ -707,7 +713,7 @@ pub(crate) fn plan<'py>(
     mask: Option<&Bound<'py, PyAny>>,
     options: Option<&Bound<'py, PyDict>>,
 ) -> PyResult<PyPlan> {
-    let call = Call::of("plan", options, &["dtype"])?;
+    let call = Call::of(&PLAN, options)?;
     let numpy = crate::foreign::numpy(q.py())?;
     let said = call.own("dtype").map(|dtype| dtype.extract::<String>()).transpose()?;
     let said = said.as_deref().unwrap_or("float32");
@@ -729,7 +735,10 @@ pub(crate) fn plan<'py>(
     let ((q, by_shape), (k, _), (v, _)) = (array("q", q)?, array("k", k)?, array("v", v)?);
     let (q, k, v) = (View::of("q", &q)?, View::of("k", &k)?, View::of("v", &v)?);
     let shape = fitting(&q, &k, &v)?;
+    if !by_shape && call.own("dtype").is_some() {
+        return Err(PyTypeError::new_err("`dtype` is that of shapes; arrays have their own: leave it out"));
+    }
     let mask = mask_of(mask, &shape, &call.options)?;
-    let plan = Plan::new(shape, &mask, &call.options).map_err(of_attention)?;
+    let plan = call.plan(q.object.py(), shape, &mask)?;
     Ok(PyPlan { plan, dtype: if by_shape { dtype } else { q.dtype } })
 }

@@ -1,6 +1,6 @@
 //! Keys and values already seen, and attention over them.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use half::{bf16, f16};
 use pyo3::exceptions::{PyTypeError, PyValueError};
@@ -20,8 +20,8 @@ use crate::dtype::{Dtype, Scalar};
 use crate::error::{of_attention, wrong_type};
 use crate::foreign::View;
 use crate::mask::mask_of;
-use crate::options::Call;
-use crate::work::{detached, with_scratch};
+use crate::options::{Call, DECODE};
+use crate::work::{detached, locked, with_scratch};
 
 fn cache_dtype(name: &str) -> PyResult<CacheDtype> {
     match name {
@@ -42,27 +42,6 @@ fn dtype_name(dtype: CacheDtype) -> &'static str {
         CacheDtype::F16 => "float16",
         CacheDtype::Bf16 => "bfloat16",
         CacheDtype::Int8 => "int8",
-    }
-}
-
-fn lock<T>(cache: &Mutex<T>) -> MutexGuard<'_, T> {
-    cache.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Locks what another Python thread may be using, without the interpreter's lock, which that one may need.
-fn locked<'a, T: Send>(py: Python<'_>, cache: &'a Mutex<T>) -> MutexGuard<'a, T> {
-    match cache.try_lock() {
-        Ok(guard) => guard,
-        Err(std::sync::TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-        Err(std::sync::TryLockError::WouldBlock) => {
-            // A guard must not leave the closure: wait there, and lock again here.
-            loop {
-                py.detach(|| drop(lock(cache)));
-                if let Ok(guard) = cache.try_lock() {
-                    return guard;
-                }
-            }
-        }
     }
 }
 
@@ -314,7 +293,7 @@ pub(crate) fn decode<'py>(
             return Err(PyTypeError::new_err(format!("decode() takes no `{name}`: a cache knows its tokens")));
         }
     }
-    let call = Call::of("decode", options, &["return_lse", "out"])?;
+    let call = Call::of(&DECODE, options)?;
     let py = q.py();
     let all: Vec<Bound<'py, PyAny>> = match cache.try_iter() {
         Ok(each) => each.collect::<PyResult<_>>()?,
@@ -378,7 +357,7 @@ fn over<'py, C: Grows>(
         None => regard_masks::Mask::causal(),
         Some(_) => mask_of(mask, &shape, &call.options)?,
     };
-    let plan = Plan::new(shape, &mask, &call.options).map_err(of_attention)?;
+    let plan = call.plan(py, shape, &mask)?;
     let caches: Vec<&C> = guards.iter().map(|guard| &**guard).collect();
     match q.dtype {
         Dtype::F32 => run::<f32, C>(&plan, &q, &caches, &call),
@@ -398,11 +377,11 @@ fn run<'py, T: Element + Scalar<Wide = f32> + Number, C: Grows>(
 ) -> PyResult<Bound<'py, PyAny>> {
     let py = q.object.py();
     let Shape { batch, heads, queries, dim_v, .. } = plan.shape();
-    let own = OwnTerms::<f32>::of(call, heads)?;
+    let own = OwnTerms::<f32>::of(call, plan.shape())?;
     let (tensor, terms) = (q.tensor::<T>()?, own.terms()?);
     let with_lse = call.flag("return_lse")?;
-    let dtype = if with_lse { Dtype::F32 } else { T::DTYPE };
-    let mut out = result(call.own("out"), q, [batch, heads, queries, dim_v], [dtype; 2])?;
+    let dtypes = if with_lse { [Dtype::F32, T::DTYPE] } else { [T::DTYPE; 2] };
+    let mut out = result(call.own("out"), q, [batch, heads, queries, dim_v], dtypes)?;
     let all = own.inputs([q]);
     if !with_lse {
         let outputs = Outputs::<'_, T, f32>::new(out.tensor_mut::<T>(&all)?);
@@ -410,10 +389,17 @@ fn run<'py, T: Element + Scalar<Wide = f32> + Number, C: Grows>(
         detached(py, || with_scratch(work))?.map_err(of_attention)?;
         return finish(out, q);
     }
-    let mut lse = new_like(q, "lse", [1, batch, heads, queries], dtype, q.axes() - 1)?.column();
+    let mut lse = new_like(q, "lse", [1, batch, heads, queries], Dtype::F32, q.axes() - 1)?.column();
     let lses: TensorMut<'_, f32> = lse.tensor_mut(&all)?;
-    let outputs = Outputs::state(out.tensor_mut::<f32>(&all)?, lses);
-    let work = |scratch: &mut _| plan.run_cached(tensor, caches, terms, outputs, scratch, Pool::global());
-    detached(py, || with_scratch(work))?.map_err(of_attention)?;
+    let done = if out.dtype == Dtype::F32 {
+        let outputs = Outputs::state(out.tensor_mut::<f32>(&all)?, lses);
+        let work = |scratch: &mut _| plan.run_cached(tensor, caches, terms, outputs, scratch, Pool::global());
+        detached(py, || with_scratch(work))?
+    } else {
+        let outputs = Outputs::state(out.tensor_mut::<T>(&all)?, lses);
+        let work = |scratch: &mut _| plan.run_cached(tensor, caches, terms, outputs, scratch, Pool::global());
+        detached(py, || with_scratch(work))?
+    };
+    done.map_err(of_attention)?;
     Ok(PyTuple::new(py, [finish(out, q)?, finish(lse, q)?])?.into_any())
 }

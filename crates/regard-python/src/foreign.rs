@@ -10,14 +10,14 @@ use std::ptr::NonNull;
 
 use numpy::npyffi::NPY_ARRAY_WRITEABLE;
 use numpy::{PyArrayDescrMethods, PyUntypedArray, PyUntypedArrayMethods};
-use pyo3::exceptions::{PyBufferError, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyCapsule, PyDict, PyTuple, PyType};
 use pyo3::{ffi, intern};
-use regard_memory::{Tensor, TensorMut};
+use regard_memory::{Tensor, TensorMut, advise_huge};
 
-use crate::arrays::Copies;
+use crate::arrays::{Copies, room};
 use crate::dtype::{Dtype, Scalar};
 use crate::error::of_memory;
 
@@ -33,6 +33,27 @@ pub(crate) enum Kind {
     Other,
 }
 
+/// Why a view is of a copy of what the caller gave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Copied {
+    /// Of a structured array, or read from the middle of a file.
+    Unaligned,
+    /// PyTorch keeps a sign for all of it.
+    Negated,
+    /// Nobody says whose memory `__array__` gives.
+    ByArray,
+}
+
+impl Copied {
+    fn reason(self) -> &'static str {
+        match self {
+            Copied::Unaligned => "is not aligned to its numbers: numpy.array or .clone() copies it",
+            Copied::Negated => "is a view with the other sign: .resolve_neg() copies it",
+            Copied::ByArray => "gives its numbers by __array__, which may copy them: numpy.asarray does so once",
+        }
+    }
+}
+
 /// A strided view of memory that a Python object owns.
 pub(crate) struct View<'py> {
     pub(crate) name: &'static str,
@@ -46,6 +67,7 @@ pub(crate) struct View<'py> {
     shape: [usize; AXES],
     strides: [isize; AXES],
     pointer: *mut u8,
+    copied: Option<Copied>,
     /// What a DLPack view keeps alive.
     _keeps: Option<Bound<'py, PyAny>>,
 }
@@ -54,8 +76,8 @@ impl<'py> View<'py> {
     /// The view of an object that is an array of floating-point numbers, of at most four axes.
     ///
     /// # Errors
-    /// `TypeError` where it is none, or of other numbers, or on another device; `ValueError` where it has more axes, or is a
-    /// tensor whose gradient would be lost.
+    /// `TypeError` where it is none, or of other numbers, or on another device; `ValueError` where it has more axes, has no
+    /// memory, or is a tensor whose gradient would be lost.
     pub(crate) fn of(name: &'static str, object: &Bound<'py, PyAny>) -> PyResult<Self> {
         if let Ok(array) = object.cast::<PyUntypedArray>() {
             return Self::of_numpy(name, array);
@@ -68,14 +90,38 @@ impl<'py> View<'py> {
         if object.hasattr(intern!(object.py(), "__dlpack__"))? {
             return Self::of_dlpack(name, object);
         }
-        if object.hasattr(intern!(object.py(), "__array__"))? || is_buffer(object) {
+        let buffer = is_buffer(object);
+        if buffer || object.hasattr(intern!(object.py(), "__array__"))? {
             let array = numpy(object.py())?.call_method1(intern!(object.py(), "asarray"), (object,))?;
-            return Self::of_numpy(name, array.cast::<PyUntypedArray>()?);
+            let view = Self::of_numpy(name, array.cast::<PyUntypedArray>()?)?;
+            return Ok(if buffer { view } else { view.copied(Copied::ByArray) });
         }
         Err(PyTypeError::new_err(format!(
             "`{name}` is {}; expected an array (NumPy, PyTorch, JAX or anything with DLPack): numpy.asarray makes one",
             article(&type_name(object))
         )))
+    }
+
+    /// The view of an array that takes a result.
+    ///
+    /// # Errors
+    /// As [`View::of`]; and where the result would be written to a copy, and lost.
+    pub(crate) fn to_write(name: &'static str, object: &Bound<'py, PyAny>) -> PyResult<Self> {
+        let view = Self::of(name, object)?;
+        match view.copied {
+            None => Ok(view),
+            Some(Copied::ByArray) => Err(PyTypeError::new_err(format!(
+                "`{name}` is {}, which gives its numbers by __array__, maybe a copy; expected NumPy, PyTorch, DLPack or a \
+                 buffer",
+                article(&type_name(object))
+            ))),
+            Some(copied) => Err(PyValueError::new_err(format!("`{name}` {}", copied.reason()))),
+        }
+    }
+
+    /// The same as a view of a copy.
+    fn copied(self, copied: Copied) -> Self {
+        View { copied: Some(copied), writeable: false, ..self }
     }
 
     fn of_numpy(name: &'static str, array: &Bound<'py, PyUntypedArray>) -> PyResult<Self> {
@@ -99,11 +145,8 @@ impl<'py> View<'py> {
             whole &= stride % size == 0 || extent <= 1;
         }
         if !whole {
-            // Of a structured array, or read from the middle of a file.
             let copy = numpy(array.py())?.call_method1(intern!(array.py(), "array"), (array,))?;
-            let mut copied = Self::of_numpy(name, copy.cast::<PyUntypedArray>()?)?;
-            copied.writeable = false;
-            return Ok(copied);
+            return Ok(Self::of_numpy(name, copy.cast::<PyUntypedArray>()?)?.copied(Copied::Unaligned));
         }
         Ok(View {
             name,
@@ -115,6 +158,7 @@ impl<'py> View<'py> {
             shape: shape.unsigned(),
             strides: strides.numbers(0),
             pointer,
+            copied: None,
             _keeps: None,
         })
     }
@@ -134,12 +178,18 @@ impl<'py> View<'py> {
             && torch.is_grad_enabled.bind(py).call0()?.extract::<bool>()?
         {
             return Err(PyValueError::new_err(format!(
-                "`{name}` requires a gradient, which this function would lose: use regard.torch.attention or \
-                 regard.torch.scaled_dot_product_attention, or .detach() it"
+                "`{name}` requires a gradient, which this function would lose: .detach() it, or call under torch.no_grad(); \
+                 what there is of attention with gradients is in regard.torch"
             )));
         }
-        if !torch.strided.bind(py).is(tensor.getattr(intern!(py, "layout"))?) {
-            return Err(PyTypeError::new_err(format!("`{name}` is a sparse tensor: .to_dense() makes a strided one")));
+        let layout = tensor.getattr(intern!(py, "layout"))?;
+        if !torch.strided.bind(py).is(&layout) {
+            let expected = "expected torch.strided: .to_dense(), or .to_padded_tensor() of a nested one, makes it so";
+            return Err(PyTypeError::new_err(format!("`{name}` has the layout {layout}; {expected}")));
+        }
+        if tensor.call_method0(intern!(py, "is_neg"))?.extract::<bool>()? {
+            let resolved = tensor.call_method0(intern!(py, "resolve_neg"))?;
+            return Ok(Self::of_torch(name, &resolved, torch)?.copied(Copied::Negated));
         }
         let (sizes, steps) = (tensor.getattr(intern!(py, "shape"))?, tensor.call_method0(intern!(py, "stride"))?);
         let (sizes, steps) = (sizes.cast::<PyTuple>()?, steps.cast::<PyTuple>()?);
@@ -149,7 +199,11 @@ impl<'py> View<'py> {
             strides.set(axis, steps.get_item(axis)?.extract()?);
         }
         let address: usize = tensor.call_method0(intern!(py, "data_ptr"))?.extract()?;
-        Ok(View {
+        if !address.is_multiple_of(dtype.bytes()) {
+            let copy = tensor.call_method0(intern!(py, "clone"))?;
+            return Ok(Self::of_torch(name, &copy, torch)?.copied(Copied::Unaligned));
+        }
+        View {
             name,
             object: tensor.clone(),
             kind: Kind::Torch,
@@ -159,8 +213,10 @@ impl<'py> View<'py> {
             shape: shape.unsigned(),
             strides: strides.numbers(0),
             pointer: std::ptr::with_exposed_provenance_mut(address),
+            copied: None,
             _keeps: None,
-        })
+        }
+        .with_memory()
     }
 
     fn of_dlpack(name: &'static str, object: &Bound<'py, PyAny>) -> PyResult<Self> {
@@ -190,16 +246,17 @@ impl<'py> View<'py> {
             // SAFETY: by its name the capsule points to such a struct, which lives as long as the capsule.
             let managed = unsafe { managed.cast::<DlManagedVersioned>().as_ref() };
             if managed.version.major != 1 {
-                return Err(PyBufferError::new_err(format!("`{name}` speaks DLPack {}", managed.version.major)));
+                let has = managed.version.major;
+                return Err(PyValueError::new_err(format!("`{name}` speaks DLPack {has}; expected 1")));
             }
             (&managed.tensor, managed.flags & DLPACK_READ_ONLY != 0)
         } else if let Some(managed) = raw(c"dltensor") {
-            // SAFETY: as above.
-            (unsafe { &managed.cast::<DlManaged>().as_ref().tensor }, false)
+            // SAFETY: as above. It cannot say whether it may be written to: JAX's, which never change, look the same.
+            (unsafe { &managed.cast::<DlManaged>().as_ref().tensor }, true)
         } else {
             let problem =
                 format!("`{name}`.__dlpack__() gave {}, no capsule of a tensor", article(&type_name(&capsule)));
-            return Err(PyBufferError::new_err(problem));
+            return Err(PyValueError::new_err(problem));
         };
         let said = format!("DLPack's type code {} of {} bits", tensor.dtype.code, tensor.dtype.bits);
         let dtype = Dtype::of_dlpack(tensor.dtype.code, tensor.dtype.bits, tensor.dtype.lanes);
@@ -219,9 +276,9 @@ impl<'py> View<'py> {
         }
         let pointer = tensor.data.cast::<u8>().wrapping_add(usize::try_from(tensor.byte_offset).unwrap_or(usize::MAX));
         if !pointer.addr().is_multiple_of(dtype.bytes()) {
-            return Err(PyBufferError::new_err(format!("`{name}` is not aligned to its numbers: copy it")));
+            return Err(PyValueError::new_err(format!("`{name}` is not aligned to its numbers: copy it")));
         }
-        Ok(View {
+        View {
             name,
             object: object.clone(),
             kind: Kind::Other,
@@ -231,8 +288,29 @@ impl<'py> View<'py> {
             shape: shape.unsigned(),
             strides: strides.numbers(0),
             pointer,
+            copied: None,
             _keeps: Some(capsule.cast::<PyCapsule>()?.as_any().clone()),
-        })
+        }
+        .with_memory()
+    }
+
+    /// Refuses a view of nothing: a tensor whose storage was given up still has its shape.
+    fn with_memory(self) -> PyResult<Self> {
+        if self.pointer.is_null() && !self.is_empty() {
+            let (name, shape) = (self.name, self.shape());
+            return Err(PyValueError::new_err(format!("`{name}` has shape {shape:?}, but no memory behind it")));
+        }
+        Ok(self)
+    }
+
+    /// Asks for huge pages under memory that is new and not written yet.
+    pub(crate) fn on_huge_pages(self) -> Self {
+        if let Some(bytes) = self.bytes() {
+            // SAFETY: it is a new array's memory, which nobody else has; nothing is read.
+            let memory = unsafe { std::slice::from_raw_parts_mut(self.pointer.cast(), bytes.len()) };
+            advise_huge(memory);
+        }
+        self
     }
 
     /// The extents as the caller gave them.
@@ -351,18 +429,25 @@ impl<'py> View<'py> {
         Ok(self.reach().unwrap_or(0))
     }
 
-    /// All numbers in the order of their axes, whatever the strides.
-    pub(crate) fn read<T: Scalar>(&self) -> Vec<T> {
+    /// What becomes of all numbers, in the order of their axes, whatever the strides.
+    ///
+    /// # Errors
+    /// `MemoryError`: a view may repeat one number more often than memory can hold it.
+    pub(crate) fn read_as<T: Scalar, R>(&self, convert: impl Fn(T) -> R) -> PyResult<Vec<R>> {
         assert_eq!(self.dtype, T::DTYPE, "`{}`", self.name);
-        let mut numbers = Vec::new();
+        let mut numbers = room(&self.shape).map_err(of_memory)?;
+        if self.is_empty() {
+            return Ok(numbers);
+        }
         let [a, b, c, d] = self.shape;
         let step = |axis: usize, at: usize| self.strides[axis].wrapping_mul(at as isize);
         for (i, j, k) in (0..a).flat_map(|i| (0..b).flat_map(move |j| (0..c).map(move |k| (i, j, k)))) {
             let row = step(0, i).wrapping_add(step(1, j)).wrapping_add(step(2, k));
-            // SAFETY: the element is one of the view's, which its owner says are there.
-            numbers.extend((0..d).map(|l| unsafe { *self.pointer.cast::<T>().wrapping_offset(row + step(3, l)) }));
+            let place = |l| self.pointer.cast::<T>().wrapping_offset(row.wrapping_add(step(3, l)));
+            // SAFETY: the element is one of the view's, which its owner says are there; it is aligned.
+            numbers.extend((0..d).map(|l| convert(unsafe { *place(l) })));
         }
-        numbers
+        Ok(numbers)
     }
 
     /// `[batch, heads, seq]` as `[batch, heads, seq, 1]`.
@@ -377,6 +462,9 @@ impl<'py> View<'py> {
     /// # Errors
     /// `ValueError` where it would have to be copied and must not be.
     pub(crate) fn readable(self, copies: Copies) -> PyResult<Self> {
+        if let (Some(copied), Copies::Refused) = (self.copied, copies) {
+            return Err(PyValueError::new_err(format!("`{}` {}", self.name, copied.reason())));
+        }
         if self.is_readable() {
             return Ok(self);
         }
@@ -501,6 +589,11 @@ fn wrong_dtype(name: &str, has: &str) -> PyErr {
     PyTypeError::new_err(format!(
         "`{name}` has dtype {has}; expected float32, bfloat16, float16 or float64: .astype or .to converts it"
     ))
+}
+
+/// Whether an object says that it is an array.
+pub(crate) fn is_array(object: &Bound<'_, PyAny>) -> PyResult<bool> {
+    Ok(object.hasattr(intern!(object.py(), "__dlpack__"))? || object.hasattr(intern!(object.py(), "__array__"))?)
 }
 
 /// Whether an object has the buffer protocol. (That strings of bytes have it too makes none of them numbers.)

@@ -43,7 +43,7 @@ impl PyIndex {
                 "`keys` has shape {shape:?} of {dtype}; expected [keys, dim] of float32"
             )));
         }
-        let numbers = view.read::<f32>();
+        let numbers = view.read_as(|number: f32| number)?;
         let shape = (view.shape()[0], view.shape()[1]);
         let parameters = Parameters { links, ef_construction, seed };
         let built = detached(keys.py(), || {

@@ -1,7 +1,7 @@
 //! Masks, and their layouts.
 
-use numpy::{PyReadonlyArrayDyn, PyUntypedArray, PyUntypedArrayMethods};
-use pyo3::exceptions::{PyTypeError, PyValueError};
+use numpy::{PyArray1, PyReadonlyArrayDyn, PyUntypedArray, PyUntypedArrayMethods};
+use pyo3::exceptions::{PyMemoryError, PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString, PyTuple};
@@ -10,15 +10,14 @@ use regard_draw::{Picture, Style, draw_layout, draw_mask};
 use regard_kernels::ROWS;
 use regard_masks::{BlockLayout, Edges, Mask, TileShape};
 
-use crate::error::{of_draw, of_mask, wrong_type};
+use crate::arrays::room;
+use crate::error::{of_draw, of_mask, of_memory, wrong_type};
 use crate::foreign::numpy;
-use crate::options::indices;
+use crate::options::{indices, whole};
+use crate::work::detached;
 
 /// Pairs that are drawn where nobody says how many.
 const DRAWN: usize = 48;
-
-/// Pairs of an array that is made of a mask, at most: what fits into memory for sure.
-const MOST_PAIRS: usize = 1 << 34;
 
 /// Which (query, key) pairs live: a set of pairs, combined with ``|``, ``&`` and ``~``.
 ///
@@ -66,8 +65,12 @@ impl PyMask {
     /// Keys at most ``left`` before and ``right`` after the query's position, both inclusive; None is unbounded. (A "window of
     /// W" of Hugging Face is ``causal() & window(W - 1, None)``.)
     #[staticmethod]
-    fn window(left: Option<usize>, right: Option<usize>) -> Self {
-        PyMask(Mask::window(left, right))
+    fn window(left: Option<&Bound<'_, PyAny>>, right: Option<&Bound<'_, PyAny>>) -> PyResult<Self> {
+        let bound = |name, given: Option<&Bound<'_, PyAny>>| given.map(|bound| whole(name, bound)).transpose();
+        Ok(PyMask(Mask::window(
+            bound("left", left)?.map(|left| left as usize),
+            bound("right", right)?.map(|right| right as usize),
+        )))
     }
 
     /// These keys, for every query.
@@ -86,14 +89,17 @@ impl PyMask {
     /// any side.
     #[staticmethod]
     fn keys(kept: &Bound<'_, PyAny>) -> PyResult<Self> {
-        let (kept, shape) = booleans("kept", kept)?;
-        match shape[..] {
+        let array = booleans("kept", kept)?;
+        let kept = all_of(&array)?;
+        match *array.shape() {
             [_] => Ok(PyMask(Mask::keys(&kept))),
             [batch, keys] => {
                 let entries = (0..batch).map(|b| Mask::keys(&kept[b * keys..(b + 1) * keys]));
                 Mask::by_batch(entries).map(PyMask).map_err(of_mask)
             }
-            _ => Err(PyValueError::new_err(format!("`kept` has shape {shape:?}; expected [keys] or [batch, keys]"))),
+            ref shape => {
+                Err(PyValueError::new_err(format!("`kept` has shape {shape:?}; expected [keys] or [batch, keys]")))
+            }
         }
     }
 
@@ -118,8 +124,8 @@ impl PyMask {
 
     /// The first ``n`` keys.
     #[staticmethod]
-    fn prefix(n: usize) -> Self {
-        PyMask(Mask::prefix(n))
+    fn prefix(n: &Bound<'_, PyAny>) -> PyResult<Self> {
+        Ok(PyMask(Mask::prefix(whole("n", n)? as usize)))
     }
 
     /// The edges of a graph: a list or array ``[edges, 2]`` of pairs ``(query, key)``, or compressed rows as a tuple
@@ -166,10 +172,12 @@ impl PyMask {
     /// Square blocks of ``size`` queries and keys, those that an array of booleans ``[rows, columns]`` keeps.
     #[staticmethod]
     fn blocks(block_mask: &Bound<'_, PyAny>, size: usize) -> PyResult<Self> {
-        let (kept, shape) = booleans("block_mask", block_mask)?;
-        match shape[..] {
-            [rows, columns] => Mask::blocks(size, rows, columns, &kept).map(PyMask).map_err(of_mask),
-            _ => Err(PyValueError::new_err(format!("`block_mask` has shape {shape:?}; expected [rows, columns]"))),
+        let kept = booleans("block_mask", block_mask)?;
+        match *kept.shape() {
+            [rows, columns] => Mask::blocks(size, rows, columns, &all_of(&kept)?).map(PyMask).map_err(of_mask),
+            ref shape => {
+                Err(PyValueError::new_err(format!("`block_mask` has shape {shape:?}; expected [rows, columns]")))
+            }
         }
     }
 
@@ -177,8 +185,10 @@ impl PyMask {
     /// last query at the last key.
     #[staticmethod]
     fn dense(array: &Bound<'_, PyAny>) -> PyResult<Self> {
-        let (kept, shape) = dense_array("array", array)?;
-        Mask::dense_array(shape, &kept).map(PyMask).map_err(of_mask)
+        let kept = booleans("array", array)?;
+        let shape = axes_of("array", kept.shape())?;
+        let kept = all_of(&kept)?;
+        detached(array.py(), || Mask::dense_array(shape, &kept))?.map(PyMask).map_err(of_mask)
     }
 
     /// Another mask for each batch entry.
@@ -217,11 +227,12 @@ impl PyMask {
 
     /// What kernels compute of the mask for so many queries and keys.
     #[pyo3(signature = (n_q, n_k, offset=None))]
-    fn layout(&self, n_q: usize, n_k: usize, offset: Option<i64>) -> PyResult<Layout> {
+    fn layout(&self, py: Python<'_>, n_q: usize, n_k: usize, offset: Option<i64>) -> PyResult<Layout> {
         self.same_for_all("layout")?;
         let mut layout = BlockLayout::new();
         let tile = TileShape { rows: ROWS, group: 1 };
-        layout.compile(&self.0, n_q, n_k, offset.unwrap_or_else(|| at_end(n_q, n_k)), tile).map_err(of_mask)?;
+        let first = offset.unwrap_or_else(|| at_end(n_q, n_k));
+        detached(py, || layout.compile(&self.0, n_q, n_k, first, tile).map(|_| ()))?.map_err(of_mask)?;
         Ok(Layout(layout))
     }
 
@@ -238,25 +249,16 @@ impl PyMask {
     ) -> PyResult<Bound<'py, PyAny>> {
         let offset = offset.unwrap_or_else(|| at_end(n_q, n_k));
         let (batch, heads) = (self.0.batch().map_err(of_mask)?, self.0.heads().map_err(of_mask)?);
-        let pairs = [batch, heads, n_k].iter().try_fold(n_q, |all, &each| all.checked_mul(each));
-        if pairs.is_none_or(|pairs| pairs > MOST_PAIRS) {
-            return Err(PyValueError::new_err(format!(
-                "{batch} × {heads} × {n_q} × {n_k} pairs are too many for an array"
-            )));
-        }
-        let mut kept = Vec::new();
-        for (b, h) in (0..batch).flat_map(|b| (0..heads).map(move |h| (b, h))) {
-            kept.extend(self.0.select(b, h).to_bool(n_q, n_k, offset).map_err(of_mask)?);
-        }
-        let shape = if batch * heads == 1 { vec![n_q, n_k] } else { vec![batch, heads, n_q, n_k] };
-        let array = numpy::PyArray1::from_vec(py, kept).into_any();
-        let array = array.call_method1(intern!(py, "reshape"), (PyTuple::new(py, shape)?,))?;
-        if !additive {
-            return Ok(array);
-        }
-        let zero = numpy(py)?.call_method1(intern!(py, "float32"), (0.0,))?;
-        let removed = numpy(py)?.call_method1(intern!(py, "float32"), (f32::NEG_INFINITY,))?;
-        numpy(py)?.call_method1(intern!(py, "where"), (array, zero, removed))
+        let sizes = [batch, heads, n_q, n_k];
+        let array = if additive {
+            let one = |mask: Mask| mask.to_additive(n_q, n_k, offset);
+            PyArray1::from_vec(py, detached(py, || self.all_pairs(sizes, one))?.map_err(too_many)?).into_any()
+        } else {
+            let one = |mask: Mask| mask.to_bool(n_q, n_k, offset);
+            PyArray1::from_vec(py, detached(py, || self.all_pairs(sizes, one))?.map_err(too_many)?).into_any()
+        };
+        let shape = if batch * heads == 1 { &sizes[2..] } else { &sizes[..] };
+        array.call_method1(intern!(py, "reshape"), (PyTuple::new(py, shape)?,))
     }
 
     /// The mask as text, ``█`` for a pair that is kept and ``·`` for one that is not.
@@ -272,14 +274,15 @@ impl PyMask {
 
     /// The mask as a picture, in SVG; large ones are shaded.
     #[pyo3(signature = (n_q, n_k, offset=None))]
-    fn svg(&self, n_q: usize, n_k: usize, offset: Option<i64>) -> PyResult<String> {
-        Ok(self.picture(n_q, n_k, offset)?.svg())
+    fn svg(&self, py: Python<'_>, n_q: usize, n_k: usize, offset: Option<i64>) -> PyResult<String> {
+        detached(py, || self.picture(n_q, n_k, offset).map(|picture| picture.svg()))?
     }
 
     /// The mask as a picture, the bytes of a PNG file.
     #[pyo3(signature = (n_q, n_k, offset=None))]
     fn png<'py>(&self, py: Python<'py>, n_q: usize, n_k: usize, offset: Option<i64>) -> PyResult<Bound<'py, PyBytes>> {
-        Ok(PyBytes::new(py, &self.picture(n_q, n_k, offset)?.png()))
+        let png = detached(py, || self.picture(n_q, n_k, offset).map(|picture| picture.png()))??;
+        Ok(PyBytes::new(py, &png))
     }
 
     /// What a notebook shows: the first queries and keys.
@@ -291,12 +294,40 @@ impl PyMask {
         self.0.to_string()
     }
 
+    /// Itself: a mask does not change.
+    fn __copy__(slf: PyRef<'_, Self>) -> PyRef<'_, Self> {
+        slf
+    }
+
+    /// Itself: a mask does not change.
+    fn __deepcopy__<'py>(slf: PyRef<'py, Self>, _memo: &Bound<'_, PyAny>) -> PyRef<'py, Self> {
+        slf
+    }
+
     fn __repr__(&self) -> String {
         format!("Mask(\"{}\")", self.0)
     }
 }
 
 impl PyMask {
+    /// The pairs of all batch entries and heads one after the other, as `one` has those of one.
+    fn all_pairs<P: Copy>(
+        &self,
+        sizes: [usize; 4],
+        one: impl Fn(Mask) -> Result<Vec<P>, regard_masks::Error>,
+    ) -> Result<Vec<P>, Pairs> {
+        let [batch, heads, ..] = sizes;
+        let mut pairs = room(&sizes).map_err(|error| Pairs::Memory(sizes, error))?;
+        if batch * heads == 1 {
+            drop(pairs);
+            return one(self.0.clone()).map_err(Pairs::Mask);
+        }
+        for (b, h) in (0..batch).flat_map(|b| (0..heads).map(move |h| (b, h))) {
+            pairs.extend(one(self.0.select(b, h)).map_err(Pairs::Mask)?);
+        }
+        Ok(pairs)
+    }
+
     fn picture(&self, n_q: usize, n_k: usize, offset: Option<i64>) -> PyResult<Picture> {
         self.same_for_all("a picture")?;
         draw_mask(&self.0, n_q, n_k, offset.unwrap_or_else(|| at_end(n_q, n_k)), &Style::default()).map_err(of_draw)
@@ -348,18 +379,20 @@ impl Layout {
     }
 
     /// The layout as a picture, in SVG.
-    fn svg(&self) -> PyResult<String> {
-        Ok(draw_layout(&self.0, &Style::default()).map_err(of_draw)?.svg())
+    fn svg(&self, py: Python<'_>) -> PyResult<String> {
+        let drawn = detached(py, || draw_layout(&self.0, &Style::default()).map(|picture| picture.svg()))?;
+        drawn.map_err(of_draw)
     }
 
     /// The layout as a picture, the bytes of a PNG file.
     fn png<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
-        Ok(PyBytes::new(py, &draw_layout(&self.0, &Style::default()).map_err(of_draw)?.png()))
+        let drawn = detached(py, || draw_layout(&self.0, &Style::default()).map(|picture| picture.png()))?;
+        Ok(PyBytes::new(py, &drawn.map_err(of_draw)?))
     }
 
     /// What a notebook shows.
-    fn _repr_svg_(&self) -> Option<String> {
-        self.svg().ok()
+    fn _repr_svg_(&self, py: Python<'_>) -> Option<String> {
+        self.svg(py).ok()
     }
 
     fn __str__(&self) -> String {
@@ -369,6 +402,21 @@ impl Layout {
     fn __repr__(&self) -> String {
         let (n_q, n_k) = self.shape();
         format!("<Layout of {n_q} queries × {n_k} keys: {:.1}% of the pairs live>", 100.0 * self.density())
+    }
+}
+
+/// Why there is no array of a mask's pairs.
+enum Pairs {
+    Memory([usize; 4], regard_memory::Error),
+    Mask(regard_masks::Error),
+}
+
+fn too_many(pairs: Pairs) -> PyErr {
+    match pairs {
+        Pairs::Memory([batch, heads, n_q, n_k], error) => PyMemoryError::new_err(format!(
+            "{batch} × {heads} × {n_q} × {n_k} pairs are too many for an array: {error}"
+        )),
+        Pairs::Mask(error) => of_mask(error),
     }
 }
 
@@ -390,7 +438,8 @@ pub(crate) fn mask_of(given: Option<&Bound<'_, PyAny>>, shape: &Shape, options: 
     if let Ok(expression) = given.cast::<PyString>() {
         return parsed(expression.to_str()?);
     }
-    let (kept, has) = dense_array("mask", given)?;
+    let array = booleans("mask", given)?;
+    let has = axes_of("mask", array.shape())?;
     let expected = [shape.batch, shape.heads, shape.queries, shape.keys];
     let fits = |axis: usize| has[axis] == expected[axis] || (axis < 2 && has[axis] == 1);
     if !(0..4).all(fits) {
@@ -398,6 +447,7 @@ pub(crate) fn mask_of(given: Option<&Bound<'_, PyAny>>, shape: &Shape, options: 
             "`mask` has shape {has:?}; expected {expected:?}, or 1 for batch and heads"
         )));
     }
+    let kept = all_of(&array)?;
     // Its rows are queries, wherever these stand; a mask is over positions.
     let dense = |first: i64| Mask::dense_array_at(first, has, &kept).map_err(of_mask);
     let lengths = match &options.sequences {
@@ -433,20 +483,18 @@ pub(crate) fn mask_of(given: Option<&Bound<'_, PyAny>>, shape: &Shape, options: 
     Mask::by_batch(firsts.iter().enumerate().map(entry).collect::<PyResult<Vec<_>>>()?).map_err(of_mask)
 }
 
-/// An array of booleans of two to four axes.
-fn dense_array(name: &str, array: &Bound<'_, PyAny>) -> PyResult<(Vec<bool>, [usize; 4])> {
-    let (kept, shape) = booleans(name, array)?;
-    let shape = match shape[..] {
-        [queries, keys] => [1, 1, queries, keys],
-        [heads, queries, keys] => [1, heads, queries, keys],
-        [batch, heads, queries, keys] => [batch, heads, queries, keys],
+/// The shape `[batch, heads, queries, keys]` of an array of two to four axes.
+fn axes_of(name: &str, shape: &[usize]) -> PyResult<[usize; 4]> {
+    match *shape {
+        [queries, keys] => Ok([1, 1, queries, keys]),
+        [heads, queries, keys] => Ok([1, heads, queries, keys]),
+        [batch, heads, queries, keys] => Ok([batch, heads, queries, keys]),
         _ => {
             let problem =
                 format!("`{name}` has shape {shape:?}; expected [queries, keys] up to [batch, heads, queries, keys]");
-            return Err(PyValueError::new_err(problem));
+            Err(PyValueError::new_err(problem))
         }
-    };
-    Ok((kept, shape))
+    }
 }
 
 /// An array as NumPy has it.
@@ -455,14 +503,25 @@ fn as_numpy<'py>(array: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyUntypedArra
     Ok(array.cast_into::<PyUntypedArray>()?)
 }
 
-fn booleans(name: &str, array: &Bound<'_, PyAny>) -> PyResult<(Vec<bool>, Vec<usize>)> {
+/// An array of booleans.
+fn booleans<'py>(name: &str, array: &Bound<'py, PyAny>) -> PyResult<PyReadonlyArrayDyn<'py, bool>> {
     let array = as_numpy(array)?;
     let Ok(kept) = array.extract::<PyReadonlyArrayDyn<'_, bool>>() else {
         let dtype = array.dtype();
         let fix = "True where a query sees a key; scores are added to by `bias`";
         return Err(PyTypeError::new_err(format!("`{name}` has dtype {dtype}; expected booleans, {fix}")));
     };
-    Ok((kept.as_array().iter().copied().collect(), array.shape().to_vec()))
+    Ok(kept)
+}
+
+/// All of them in the order of the axes. A view may repeat one more often than memory can hold it.
+fn all_of(array: &PyReadonlyArrayDyn<'_, bool>) -> PyResult<Vec<bool>> {
+    let mut all = room(array.shape()).map_err(of_memory)?;
+    match array.as_slice() {
+        Ok(each) => all.extend_from_slice(each),
+        Err(_) => all.extend(array.as_array().iter()),
+    }
+    Ok(all)
 }
 
 fn whole_numbers(name: &str, array: &Bound<'_, PyAny>) -> PyResult<(Vec<usize>, Vec<usize>)> {

@@ -3,12 +3,40 @@
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDict, PyInt, PyString, PyTuple};
-use regard_attention::{Dropout, Offset, Options, Real, Segment, Sequences};
+use regard_attention::{Dropout, Offset, Options, Plan, Real, Segment, Sequences, Shape};
+use regard_masks::Mask;
 
 use crate::arrays::Copies;
 use crate::dtype::with_type;
-use crate::error::wrong_type;
-use crate::foreign::View;
+use crate::error::{of_attention, wrong_type};
+use crate::foreign::{View, is_array};
+use crate::work::detached;
+
+/// A function by its name, and the keywords that it takes.
+pub(crate) struct Keywords {
+    function: &'static str,
+    takes: &'static [&'static [&'static str]],
+}
+
+/// Which pairs there are, and how their scores are worked out.
+const PAIRS: &[&str] = &["key_lengths", "query_lengths", "segments", "offset", "scale", "softcap"];
+/// What joins the scores, in arrays.
+const TERMS: &[&str] = &["bias", "alibi", "sinks"];
+
+pub(crate) const ATTENTION: Keywords = Keywords {
+    function: "attention",
+    takes: &[PAIRS, TERMS, &["dropout", "seed", "sequence_ids", "return_lse", "out", "copy"]],
+};
+pub(crate) const BACKWARD: Keywords =
+    Keywords { function: "attention_backward", takes: &[PAIRS, TERMS, &["dropout", "seed", "sequence_ids", "copy"]] };
+pub(crate) const SCORES: Keywords =
+    Keywords { function: "scores", takes: &[PAIRS, TERMS, &["stage", "batch", "heads", "rows", "copy"]] };
+pub(crate) const PLAN: Keywords = Keywords { function: "plan", takes: &[PAIRS, &["dropout", "seed", "dtype"]] };
+/// A call of a plan.
+pub(crate) const PLANNED: Keywords =
+    Keywords { function: "Plan", takes: &[TERMS, &["sequence_ids", "return_lse", "out", "copy"]] };
+pub(crate) const DECODE: Keywords =
+    Keywords { function: "decode", takes: &[&["offset", "scale", "softcap", "return_lse", "out", "copy"], TERMS] };
 
 /// The keywords of attention, read.
 #[derive(Default)]
@@ -19,32 +47,38 @@ pub(crate) struct Call<'py> {
     pub(crate) sinks: Option<Vec<f64>>,
     pub(crate) sequence_ids: Option<Vec<u64>>,
     pub(crate) copies: Copies,
+    /// Segments are given by lengths, which say nothing of the batch entry.
+    in_one_entry: bool,
     /// The keywords that are a function's own.
-    pub(crate) others: Vec<(String, Bound<'py, PyAny>)>,
+    others: Vec<(String, Bound<'py, PyAny>)>,
 }
 
 impl<'py> Call<'py> {
-    /// Reads the keywords of a function, those of all and `own` ones.
+    /// Reads the keywords of a function.
     ///
     /// # Errors
-    /// `TypeError` for a keyword that there is not, or a value of the wrong type; `ValueError` for one out of its range.
-    pub(crate) fn of(function: &str, keywords: Option<&Bound<'py, PyDict>>, own: &[&str]) -> PyResult<Self> {
+    /// `TypeError` for a keyword that it does not take, or a value of the wrong type; `ValueError` for one out of its range.
+    pub(crate) fn of(Keywords { function, takes }: &Keywords, given: Option<&Bound<'py, PyDict>>) -> PyResult<Self> {
         let mut call = Call::default();
-        let Some(keywords) = keywords else { return Ok(call) };
+        let Some(keywords) = given else { return Ok(call) };
         let (mut keys, mut queries, mut segments) = (None, None, None);
         let (mut probability, mut seed) = (0.0_f32, None);
         for (name, value) in keywords {
             let name = name.cast::<PyString>()?;
             let name = name.to_str()?;
-            if own.contains(&name) {
-                call.others.push((name.to_owned(), value));
-                continue;
+            if !takes.iter().any(|names| names.contains(&name)) {
+                let problem = format!("{function}() got an unexpected keyword argument '{name}'");
+                return Err(PyTypeError::new_err(problem));
             }
             let given = (!value.is_none()).then_some(&value);
             match name {
                 "key_lengths" => keys = given.map(|value| indices("key_lengths", value)).transpose()?,
                 "query_lengths" => queries = given.map(|value| indices("query_lengths", value)).transpose()?,
-                "segments" => segments = given.map(segments_of).transpose()?,
+                "segments" => {
+                    if let Some((given, in_one_entry)) = given.map(segments_of).transpose()? {
+                        (segments, call.in_one_entry) = (Some(given), in_one_entry);
+                    }
+                }
                 "offset" => call.options.offset = given.map_or(Ok(Offset::AtEnd), offset_of)?,
                 "bias" => call.bias = given.cloned(),
                 "scale" => call.options.scale = given.map(|value| number("scale", value)).transpose()?,
@@ -68,10 +102,7 @@ impl<'py> Call<'py> {
                     let allowed = given.is_none_or(|value| value.is_truthy().unwrap_or(true));
                     call.copies = if allowed { Copies::Allowed } else { Copies::Refused };
                 }
-                _ => {
-                    let problem = format!("{function}() got an unexpected keyword argument '{name}'");
-                    return Err(PyTypeError::new_err(problem));
-                }
+                _ => call.others.push((name.to_owned(), value)),
             }
         }
         if probability > 0.0 {
@@ -93,6 +124,27 @@ impl<'py> Call<'py> {
             (None, false) => Sequences::Whole,
         };
         Ok(call)
+    }
+
+    /// Decides how a call of this shape and mask is computed.
+    ///
+    /// # Errors
+    /// `ValueError` where the options do not fit the shape.
+    pub(crate) fn plan(&self, py: Python<'_>, shape: Shape, mask: &Mask) -> PyResult<Plan> {
+        /// Pairs of a head from which on a mask is laid out without the interpreter's lock, which takes a while itself.
+        const LONG: usize = 1 << 16;
+
+        if self.in_one_entry && shape.batch != 1 {
+            return Err(PyValueError::new_err(format!(
+                "`segments` are lengths in a batch of {}, of which entry they do not say: give tuples (batch, (first query, \
+                 end), (first key, end))",
+                shape.batch
+            )));
+        }
+        let options = &self.options;
+        let decide = || Plan::new(shape, mask, options);
+        let long = shape.queries.saturating_mul(shape.keys) >= LONG;
+        if long { detached(py, decide)? } else { decide() }.map_err(of_attention)
     }
 
     /// One of a function's own keywords, unless it is None.
@@ -125,16 +177,16 @@ pub(crate) fn number(name: &str, value: &Bound<'_, PyAny>) -> PyResult<f64> {
 
 /// A whole number, not below zero.
 pub(crate) fn whole(name: &str, value: &Bound<'_, PyAny>) -> PyResult<u64> {
-    let number: i128 = match value.cast::<PyInt>() {
-        Ok(number) => number.extract()?,
+    let number = match value.cast::<PyInt>() {
+        Ok(number) => number.clone().into_any(),
         // NumPy's numbers are no ints, but can be indices.
         Err(_) => {
             let index = value.call_method0(pyo3::intern!(value.py(), "__index__"));
-            index.map_err(|_| wrong_type(name, "a whole number", value))?.extract()?
+            index.map_err(|_| wrong_type(name, "a whole number", value))?
         }
     };
-    let expected = || PyValueError::new_err(format!("`{name}` is {number}; expected a whole number, not below 0"));
-    u64::try_from(number).map_err(|_| expected())
+    let expected = "a whole number, not below 0 and below 2**64";
+    number.extract().map_err(|_| PyValueError::new_err(format!("`{name}` is {number}; expected {expected}")))
 }
 
 /// A sequence or an array of whole numbers, not below zero.
@@ -152,19 +204,30 @@ fn as_list<'py>(value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
 
 /// A sequence or an array of one axis of numbers.
 pub(crate) fn numbers(name: &'static str, value: &Bound<'_, PyAny>) -> PyResult<Vec<f64>> {
-    if let Ok(view) = View::of(name, value) {
-        if view.axes() != 1 {
-            let shape = view.shape();
-            return Err(PyValueError::new_err(format!(
-                "`{name}` has shape {shape:?}; expected [heads], one number a head"
-            )));
+    match View::of(name, value) {
+        Ok(view) => {
+            if view.axes() != 1 {
+                let shape = view.shape();
+                return Err(PyValueError::new_err(format!(
+                    "`{name}` has shape {shape:?}; expected [heads], one number a head"
+                )));
+            }
+            return with_type!(view.dtype, T => view.read_as::<T, _>(Real::to_f64));
         }
-        return Ok(with_type!(view.dtype, T => view.read::<T>().into_iter().map(Real::to_f64).collect()));
+        // What an array is refused for is so of a list of its numbers too: a gradient that is lost, another device.
+        Err(refused) if is_array(value)? && !has_whole_numbers(value) => return Err(refused),
+        Err(_) => {}
     }
     let list = as_list(value)?;
     let each = list.try_iter().map_err(|_| wrong_type(name, "a sequence of numbers, one a head", value))?;
     each.map(|number| number?.extract().map_err(|_| wrong_type(name, "a sequence of numbers, one a head", value)))
         .collect()
+}
+
+/// Whether an array says that its numbers are whole ones.
+fn has_whole_numbers(array: &Bound<'_, PyAny>) -> bool {
+    let dtype = array.getattr(pyo3::intern!(array.py(), "dtype"));
+    dtype.is_ok_and(|dtype| dtype.to_string().contains("int"))
 }
 
 /// One number, or one for each sequence.
@@ -181,22 +244,25 @@ fn offset_of(value: &Bound<'_, PyAny>) -> PyResult<Offset> {
     }
 }
 
-/// Lengths of segments that follow each other in the only batch entry, or tuples `(batch, (from, to), (from, to))`.
-fn segments_of(value: &Bound<'_, PyAny>) -> PyResult<Vec<Segment>> {
+/// Lengths of segments that follow each other in the only batch entry, or tuples `(batch, (from, to), (from, to))`; and
+/// whether there are lengths among them.
+fn segments_of(value: &Bound<'_, PyAny>) -> PyResult<(Vec<Segment>, bool)> {
     const EXPECTED: &str = "lengths, or tuples (batch, (first query, end), (first key, end))";
     let list = as_list(value)?;
     let each = list.try_iter().map_err(|_| wrong_type("segments", EXPECTED, value))?;
-    let mut end = 0_usize;
-    each.map(|segment| {
+    let (mut end, mut lengths) = (0_usize, false);
+    let one = |segment: PyResult<Bound<'_, PyAny>>| {
         let segment = segment?;
         if let Ok(whole_one) = segment.cast::<PyTuple>() {
             let (batch, queries, keys): (usize, (usize, usize), (usize, usize)) =
                 whole_one.extract().map_err(|_| wrong_type("segments", EXPECTED, whole_one))?;
             return Ok(Segment { batch, queries: queries.0..queries.1, keys: keys.0..keys.1 });
         }
+        lengths = true;
         let start = end;
         end = start.saturating_add(whole("segments", &segment)? as usize);
         Ok(Segment { batch: 0, queries: start..end, keys: start..end })
-    })
-    .collect()
+    };
+    let segments = each.map(one).collect::<PyResult<_>>()?;
+    Ok((segments, lengths))
 }

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 use pyo3::exceptions::PyKeyboardInterrupt;
 use pyo3::prelude::*;
@@ -28,6 +29,18 @@ pub(crate) fn detached<R: Send>(py: Python<'_>, work: impl FnOnce() -> R + Send)
         let result = interruptible(ends, work);
         result.map_err(|_| raised.take().unwrap_or_else(|| PyKeyboardInterrupt::new_err(())))
     })
+}
+
+/// Locks what another Python thread may be using, without the interpreter's lock, which that one may need.
+pub(crate) fn locked<'a, T: Send>(py: Python<'_>, mutex: &'a Mutex<T>) -> MutexGuard<'a, T> {
+    loop {
+        match mutex.try_lock() {
+            Ok(guard) => return guard,
+            Err(TryLockError::Poisoned(poisoned)) => return poisoned.into_inner(),
+            // A guard must not leave the closure: wait there, and lock again here.
+            Err(TryLockError::WouldBlock) => py.detach(|| drop(mutex.lock().unwrap_or_else(PoisonError::into_inner))),
+        }
+    }
 }
 
 /// Calls with this thread's scratch.

@@ -230,14 +230,15 @@ OPTIONS = [
     ({"alibi": [1.0]}, ValueError, "`alibi` has 1 numbers, expected 4"),
     ({"sinks": np.zeros((4, 1))}, ValueError, r"`sinks` has shape \[4, 1\]; expected \[heads\]"),
     ({"sinks": ["a"] * 4}, TypeError, "`sinks` is a list; expected a sequence of numbers"),
-    ({"bias": np.zeros((30, 29), np.float32)}, ValueError, "`bias` has dim 29, expected 30"),
-    ({"bias": np.zeros((3, 1, 1, 1), np.float32)}, ValueError, "`bias` has batch 3"),
+    ({"bias": np.zeros((30, 29), np.float32)}, ValueError, r"`bias` has shape \[30, 29\]; expected \[2, 4, 30, 30\]"),
+    ({"bias": np.zeros((3, 1, 1, 1), np.float32)}, ValueError, r"`bias` has shape \[3, 1, 1, 1\]"),
     ({"key_lengths": [3]}, ValueError, "`key_lengths` has batch 1, expected 2"),
     ({"key_lengths": [3, 31]}, ValueError, "31"),
     ({"key_lengths": [3, -1]}, ValueError, "`key_lengths` is -1; expected a whole number, not below 0"),
     ({"key_lengths": [3, 1.5]}, TypeError, "`key_lengths` is a float; expected a whole number"),
     ({"key_lengths": 3}, TypeError, "`key_lengths` is an int; expected a sequence"),
-    ({"segments": [20, 20]}, ValueError, "segment of queries` has seq 40, expected at most 30"),
+    ({"segments": [20, 10]}, ValueError, "`segments` are lengths in a batch of 2"),
+    ({"segments": [(0, (0, 40), (0, 30))]}, ValueError, "segment of queries` has seq 40, expected at most 30"),
     ({"segments": [3], "key_lengths": [1, 1]}, ValueError, "`segments` have lengths of their own"),
     ({"segments": [(0, 1)]}, TypeError, "`segments` is a tuple; expected lengths, or tuples"),
     ({"segments": [5], "mask": np.ones((30, 30), bool)}, ValueError, "no meaning for segments"),
@@ -263,12 +264,95 @@ def test_tensors_that_cannot_be_read(rng):
         regard.attention(q.to("meta"), q, q)
     with pytest.raises(TypeError, match="`k` has dtype torch.int64"):
         regard.attention(q, q.long(), q)
-    with pytest.raises(TypeError, match="`v` is a sparse tensor"):
+    with pytest.raises(TypeError, match="`v` has the layout torch.sparse_coo"):
         regard.attention(q, q, q.to_sparse())
     with pytest.raises(ValueError, match="`v` requires a gradient.*regard.torch"):
         regard.attention(q, q, q.clone().requires_grad_())
     with torch.no_grad():
         assert regard.attention(q, q, q.clone().requires_grad_()).shape == q.shape
+
+
+def test_tensors_of_odd_memory(rng):
+    torch = pytest.importorskip("torch")
+    q, k, v = arrays(rng)
+    expected = regard.attention(q, k, v)
+    raw = b"x" + q.tobytes()
+    odd = torch.from_numpy(np.frombuffer(bytearray(raw), np.float32, count=q.size, offset=1)).view(q.shape)
+    assert odd.data_ptr() % 4 != 0
+    k, v = torch.from_numpy(k), torch.from_numpy(v)
+    assert (regard.attention(odd, k, v).numpy() == expected).all()
+    with pytest.raises(ValueError, match="`q` is not aligned"):
+        regard.attention(odd, k, v, copy=False)
+    negated = torch._neg_view(-torch.from_numpy(q))
+    assert (regard.attention(negated, k, v).numpy() == expected).all()
+    gone = torch.from_numpy(q.copy()).clone()
+    gone.untyped_storage().resize_(0)
+    with pytest.raises(ValueError, match="`q` has shape .*, but no memory behind it"):
+        regard.attention(gone, k, v)
+
+
+def test_options_that_would_lose_a_gradient(rng):
+    torch = pytest.importorskip("torch")
+    for name in ("sinks", "alibi"):
+        with pytest.raises(ValueError, match=f"`{name}` requires a gradient"):
+            regard.attention(*arrays(rng), **{name: torch.ones(4, requires_grad=True)})
+        with pytest.raises(TypeError, match="is on the device meta"):
+            regard.attention(*arrays(rng), **{name: torch.ones(4, device="meta")})
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda huge, q: regard.Mask.dense(huge),
+        lambda huge, q: regard.Mask.keys(huge),
+        lambda huge, q: regard.Mask.full().to_numpy(1 << 20, 1 << 20),
+        lambda huge, q: regard.Mask.edges(np.broadcast_to(0, (1 << 40, 2))),
+    ],
+)
+def test_what_does_not_fit_into_memory(rng, call):
+    with pytest.raises(MemoryError):
+        call(np.broadcast_to(np.True_, (1 << 20, 1 << 20)), arrays(rng)[0])
+
+
+def test_what_is_huge_and_fits_nothing(rng):
+    q, k, v = arrays(rng)
+    with pytest.raises(ValueError, match="`mask` has shape"):
+        regard.attention(q, k, v, np.broadcast_to(np.True_, (1 << 20, 1 << 20)))
+    with pytest.raises(ValueError, match="`bias` has shape"):
+        regard.attention(q, k, v, bias=np.broadcast_to(np.float64(0), (1 << 20, 1 << 20, 1, 1)))
+
+
+def test_results_are_not_written_to_copies(rng):
+    q, k, v = arrays(rng)
+
+    class OnlyArray:
+        def __array__(self, dtype=None, copy=None):
+            return np.empty_like(q)
+
+    with pytest.raises(TypeError, match="`out` is an OnlyArray"):
+        regard.attention(q, k, v, out=OnlyArray())
+    jax = pytest.importorskip("jax")
+    with pytest.raises(ValueError, match="`out`"):
+        regard.attention(q, k, v, out=jax.numpy.zeros(q.shape))
+
+
+@pytest.mark.parametrize(
+    ("function", "option"),
+    [
+        (regard.plan, {"bias": np.zeros((30, 30), np.float32)}),
+        (regard.plan, {"sinks": [0.0] * 4}),
+        (regard.plan, {"copy": False}),
+        (regard.scores, {"dropout": 0.5}),
+        (regard.scores, {"seed": 1}),
+        (regard.scores, {"sequence_ids": [1, 2]}),
+        (regard.attention, {"stage": "raw"}),
+    ],
+)
+def test_options_of_other_functions(rng, function, option):
+    q, k, v = arrays(rng)
+    (name,) = option
+    with pytest.raises(TypeError, match=f"unexpected keyword argument '{name}'"):
+        function(*((q, k) if function is regard.scores else (q, k, v)), **option)
 
 
 class LyingDlpack(OnlyDlpack):
@@ -283,7 +367,7 @@ class OnGpu(OnlyDlpack):
 
 def test_exporters_that_lie(rng):
     q, k, v = arrays(rng)
-    with pytest.raises(BufferError, match="`q`.__dlpack__.. gave an int, no capsule"):
+    with pytest.raises(ValueError, match="`q`.__dlpack__.. gave an int, no capsule"):
         regard.attention(LyingDlpack(q), k, v)
     with pytest.raises(TypeError, match="`q` is on another device"):
         regard.attention(OnGpu(q), k, v)

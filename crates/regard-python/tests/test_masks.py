@@ -1,5 +1,6 @@
 """Masks: each against its definition in NumPy, as arrays, text and pictures."""
 
+import copy
 import xml.etree.ElementTree as xml
 
 import numpy as np
@@ -104,7 +105,10 @@ def test_expressions_are_read_and_written():
         (lambda: Mask("windw(1, 2)"), ValueError, "windw"),
         (lambda: Mask("causal &"), ValueError, "the end; expected a mask"),
         (lambda: Mask(7), TypeError, "str"),
-        (lambda: Mask.window(-1, 0), OverflowError, "negative"),
+        (lambda: Mask.window(-1, 0), ValueError, "`left` is -1"),
+        (lambda: Mask.window(0, 2**200), ValueError, "`right` is 16069"),
+        (lambda: Mask.prefix(-1), ValueError, "`n` is -1"),
+        (lambda: Mask.prefix(1.5), TypeError, "`n` is a float"),
         (lambda: Mask.block_diagonal(0), ValueError, "at least 1"),
         (lambda: Mask.strided(0), ValueError, "at least 1"),
         (lambda: Mask.random(1.5, 0), ValueError, "1.5"),
@@ -121,7 +125,7 @@ def test_expressions_are_read_and_written():
         (lambda: Mask.edges(([0, 1],)), ValueError, "tuple of 1"),
         (lambda: Mask.by_batch([]), ValueError, "at least one"),
         (lambda: Mask.causal() | "full", TypeError, "unsupported operand"),
-        (lambda: Mask.full().to_numpy(1 << 20, 1 << 20), ValueError, "too many"),
+        (lambda: Mask.full().to_numpy(1 << 20, 1 << 20), MemoryError, "too many"),
         (lambda: Mask.full().draw(1 << 20, 1 << 20), ValueError, "too many"),
         (lambda: Mask.full().svg(0, 5), ValueError, "0 queries × 5 keys"),
     ],
@@ -129,3 +133,9 @@ def test_expressions_are_read_and_written():
 def test_what_is_no_mask(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+def test_copies_of_a_mask_are_the_mask():
+    mask = Mask.window(2, 3) & Mask.causal()
+    held = {"mask": mask, "of": [mask]}
+    assert copy.copy(mask) is mask and copy.deepcopy(held)["of"][0] is mask

@@ -511,7 +511,7 @@ def test_hostile_files_are_value_errors_that_name_them(plain, tmp_path, rng, kin
         ({"top_k": -1}, ValueError, "top_k"),
         ({"repeat_penalty": 0}, ValueError, "repeat_penalty"),
         ({"seed": -1}, ValueError, "seed"),
-        ({"seed": 2**200}, OverflowError, "int"),
+        ({"seed": 2**200}, ValueError, "`seed` is 16069"),
         ({"stop": ""}, ValueError, "empty"),
         ({"stop": ["a", 5]}, TypeError, "stop"),
         ({"stop": 5}, TypeError, "stop"),
@@ -702,3 +702,17 @@ def test_a_stream_ends_with_its_iterator(decoder, leave):
     assert writers(0) == 0
     # The model goes on.
     assert decoder.generate("Go", max_tokens=5)
+
+
+def test_a_stream_of_the_process_that_was_forked(any_byte):
+    stream = regard.Decoder.load(any_byte.folder).stream("Bytes: ", max_tokens=200, temperature=1.5, seed=0, raw=True)
+    next(stream)
+    child = os.fork()
+    if child == 0:
+        try:
+            next(stream)
+        except RuntimeError as error:
+            os._exit(0 if "process that was forked" in str(error) else 1)
+        os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    stream.close()

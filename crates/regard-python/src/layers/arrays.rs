@@ -9,10 +9,9 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use regard_layers::{Error, Size};
 
-use super::error::refused;
-use crate::arrays::Copies;
+use crate::arrays::{Copies, room};
 use crate::dtype::Dtype;
-use crate::error::wrong_type;
+use crate::error::{of_memory, wrong_type};
 use crate::foreign::{Torch, View, numpy};
 
 /// Numbers, and how they lie.
@@ -27,8 +26,8 @@ impl Array {
     /// # Errors
     /// There is no memory for them.
     pub(super) fn zeros(shape: Vec<usize>) -> Result<Array, Error> {
-        let (mut numbers, len) = room(&shape)?;
-        numbers.resize(len, 0.0);
+        let mut numbers = room(&shape)?;
+        numbers.resize(shape.iter().product(), 0.0);
         Ok(Array { shape, numbers })
     }
 
@@ -37,7 +36,7 @@ impl Array {
     /// # Errors
     /// There is no memory for it.
     pub(super) fn copy(shape: Vec<usize>, from: &[f32]) -> Result<Array, Error> {
-        let (mut numbers, _) = room(&shape)?;
+        let mut numbers = room(&shape)?;
         numbers.extend_from_slice(from);
         Ok(Array { shape, numbers })
     }
@@ -56,7 +55,7 @@ impl Array {
         }
         let tensor = view.tensor::<f32>()?;
         let [batch, heads, ..] = tensor.shape();
-        let (mut numbers, _) = room(view.shape()).map_err(refused)?;
+        let mut numbers = room(view.shape()).map_err(of_memory)?;
         for rows in (0..batch).flat_map(|b| (0..heads).map(move |h| tensor.rows(b, h))) {
             rows.iter().for_each(|row| numbers.extend_from_slice(row));
         }
@@ -158,30 +157,9 @@ impl Array {
     }
 }
 
-/// Bytes from which on it is asked whether the system has them: it promises more than that.
-const LARGE: usize = 64 << 20;
-
-/// Room for an array, and how many numbers it has.
-///
-/// # Errors
-/// There is no memory for it.
-pub(super) fn room(shape: &[usize]) -> Result<(Vec<f32>, usize), Error> {
-    let len = shape.iter().try_fold(1usize, |len, &extent| len.checked_mul(extent));
-    let bytes = len.and_then(|len| len.checked_mul(size_of::<f32>()));
-    let (Some(len), Some(bytes)) = (len, bytes) else {
-        return Err(Error::Memory(regard_memory::Error::Overflow { what: "array" }));
-    };
-    let mut numbers = Vec::new();
-    let there = bytes < LARGE || regard_memory::available().is_none_or(|free| bytes as u64 <= free);
-    if !there || numbers.try_reserve_exact(len).is_err() {
-        return Err(Error::Memory(regard_memory::Error::OutOfMemory { bytes }));
-    }
-    Ok((numbers, len))
-}
-
 /// A NumPy array of its own with these numbers.
 pub(super) fn numpy_copy<'py>(py: Python<'py>, view: &ArrayViewD<'_, f32>) -> PyResult<Bound<'py, PyAny>> {
-    let (mut numbers, _) = room(view.shape()).map_err(refused)?;
+    let mut numbers: Vec<f32> = room(view.shape()).map_err(of_memory)?;
     numbers.extend(view.iter());
     Ok(PyArray1::from_vec(py, numbers).reshape(IxDyn(view.shape()))?.into_any())
 }

@@ -13,10 +13,10 @@ use regard_layers::{
 
 use super::call::in_sequences;
 use super::layer::PyLayer;
-use super::module::locked;
 use super::settings::{RULES, Settings, size, split};
 use super::stream::PyStreaming;
 use crate::options::indices;
+use crate::work::locked;
 
 /// How a mixer is made in a scope, once its settings are read.
 pub(super) type Make = Box<dyn FnOnce(&mut Scope<'_>) -> Result<Mixer, Error>>;

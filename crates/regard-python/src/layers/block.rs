@@ -9,10 +9,10 @@ use regard_layers::{FeedForward, Norm, TransformerBlock};
 use super::attention::{linear, local_global, set_indices, softmax, state_space};
 use super::call::in_sequences;
 use super::layer::PyLayer;
-use super::module::locked;
 use super::settings::{RULES, Settings, size};
 use super::stream::PyStreaming;
 use crate::options::indices;
+use crate::work::locked;
 
 /// One block of a transformer, norms first: ``h = x + mixer(norm1(x))``, ``y = h + feed_forward(norm2(h))``. Parameters of its
 /// parts, by the names ``norm1``, ``mixer``, ``norm2`` and ``feed_forward``.

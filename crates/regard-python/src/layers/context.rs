@@ -11,8 +11,9 @@ use super::arrays::Array;
 use super::call::{Call, Function, Tokens};
 use super::error::refused;
 use super::layer::PyLayer;
-use super::module::{Ground, locked};
+use super::module::Ground;
 use super::settings::{Settings, size};
+use crate::work::locked;
 
 /// The shared attention context: ``S`` ``[dim, dim]``, the running correlation between the input channels of blocks and the output
 /// channels of their mixers. A block takes it in by a scalar of its own, ``X' = X + (s/dim)·X·S``. Parameters ``0.scale``,

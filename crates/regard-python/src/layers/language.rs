@@ -15,11 +15,12 @@ use regard_models::sampling::{Sampler, SamplingOptions};
 
 use super::arrays::{Array, whole_numbers};
 use super::error::{check_readable, not_written, refused};
-use super::module::{Ground, PyModule, locked};
+use super::module::{Ground, PyModule};
 use super::settings::{RULES, Settings, size, split};
 use super::stream::{Remembered, capacity};
 use crate::error::of_model;
 use crate::work::detached;
+use crate::work::locked;
 
 /// The largest vocabulary.
 const MOST_TOKENS: u64 = 1 << 31;

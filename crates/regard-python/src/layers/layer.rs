@@ -10,8 +10,9 @@ use regard_layers::{Error, Mode, Scope};
 use super::arrays::Array;
 use super::call::{Call, Function};
 use super::error::refused;
-use super::module::{PyModule, locked};
+use super::module::PyModule;
 use crate::work::detached;
+use crate::work::locked;
 
 /// A layer: called it gives results, :meth:`forward` and :meth:`backward` also gradients.
 ///

@@ -1,7 +1,7 @@
 //! What all that learns has in common: named parameters, their gradients, and memory to work in.
 
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Mutex, MutexGuard};
 
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
@@ -11,6 +11,7 @@ use regard_threads::Pool;
 
 use super::arrays::{Array, numpy_copy};
 use super::error::{check_readable, not_written, refused};
+use crate::work::locked;
 
 /// What learns: the base of all layers and models.
 #[pyclass(frozen, subclass, module = "regard.layers", name = "Module")]
@@ -82,18 +83,6 @@ pub(super) struct Ground<'w> {
     pub(super) parameters: &'w Parameters,
     pub(super) workspace: &'w mut Workspace,
     pub(super) mode: Mode,
-}
-
-/// Locks what another Python thread may be using, without the interpreter's lock, which that one may need.
-pub(super) fn locked<'a, T: Send>(py: Python<'_>, mutex: &'a Mutex<T>) -> MutexGuard<'a, T> {
-    loop {
-        match mutex.try_lock() {
-            Ok(guard) => return guard,
-            Err(TryLockError::Poisoned(poisoned)) => return poisoned.into_inner(),
-            // A guard must not leave the closure: wait there, and lock again here.
-            Err(TryLockError::WouldBlock) => py.detach(|| drop(mutex.lock().unwrap_or_else(PoisonError::into_inner))),
-        }
-    }
 }
 
 impl PyModule {

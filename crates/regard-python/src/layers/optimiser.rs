@@ -9,9 +9,10 @@ use pyo3::types::{PyDict, PyTuple};
 use regard_layers::{Optimiser, OptimiserConfig, StoredTensors, gradient_norm, write_tensors};
 
 use super::error::{check_readable, not_written, refused};
-use super::module::{PyModule, locked};
+use super::module::PyModule;
 use super::settings::Settings;
 use crate::options::number;
+use crate::work::locked;
 
 /// AdamW (Loshchilov and Hutter, 2019) over the parameters of layers and models. Matrices decay; norms, biases and gates do not.
 ///

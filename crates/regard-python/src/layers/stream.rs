@@ -11,9 +11,10 @@ use super::arrays::Array;
 use super::call::{Tokens, in_sequences};
 use super::error::refused;
 use super::layer::PyLayer;
-use super::module::{Ground, locked};
+use super::module::Ground;
 use super::settings::size;
 use crate::work::detached;
+use crate::work::locked;
 
 /// What reads the next tokens of sequences.
 pub(super) trait Streams: Send + Sync {

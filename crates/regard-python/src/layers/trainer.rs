@@ -11,10 +11,10 @@ use regard_layers::{NotFinite, Precision, Schedule, Trainer, TrainingConfig, Wor
 use super::arrays::whole_numbers;
 use super::error::{check_readable, not_written, refused};
 use super::language::{PyLanguageModel, language_config, precision, recomputation};
-use super::module::locked;
 use super::optimiser::{optimiser_config, rate};
 use super::settings::Settings;
 use crate::work::detached;
+use crate::work::locked;
 
 /// A language model in training on windows of a text, as ``regard train`` does it. All that a step depends on is the model, the
 /// moments and the number of the step: with what :meth:`save_model` and :meth:`save_state` write it goes on as if it had never

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use regard_models::Model;
 use regard_threads::interruptible;
@@ -26,6 +27,8 @@ struct Worker {
     /// The thread ends when this is gone.
     _wanted: Arc<()>,
     thread: JoinHandle<()>,
+    /// The process that the thread is in.
+    process: u32,
 }
 
 impl PyStream {
@@ -42,7 +45,7 @@ impl PyStream {
             }
         };
         let thread = Builder::new().name("regard-stream".to_owned()).spawn(work)?;
-        Ok(PyStream(Mutex::new(Some(Worker { pieces, _wanted: wanted, thread }))))
+        Ok(PyStream(Mutex::new(Some(Worker { pieces, _wanted: wanted, thread, process: std::process::id() }))))
     }
 
     fn worker(&mut self) -> &mut Option<Worker> {
@@ -76,6 +79,10 @@ impl PyStream {
 impl Worker {
     /// The next piece; none where the text has ended.
     fn next(&mut self, py: Python<'_>) -> PyResult<Option<String>> {
+        if self.process != std::process::id() {
+            let problem = "this text is written in the process that was forked: begin another one here";
+            return Err(PyRuntimeError::new_err(problem));
+        }
         loop {
             // Not all callers look themselves: `"".join(stream)` does not, and pieces may come faster than anyone waits.
             py.check_signals()?;
