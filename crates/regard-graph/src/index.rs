@@ -6,6 +6,7 @@ use ndarray::ArrayView2;
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
+use regard_threads::interrupted;
 
 use crate::graph::{Graph, Linked};
 use crate::lift::{Lift, norm};
@@ -86,6 +87,10 @@ impl Index {
         for (done, &node) in order.iter().enumerate() {
             graph.insert(node, keys.row(node));
             progress(done + 1);
+            if interrupted() {
+                // Nobody sees what was not done.
+                return Ok(Index { keys, graph, levels: Vec::new(), neighbours: vec![Lists::default()] });
+            }
         }
         let (levels, neighbours) = tables(graph.links());
         Ok(Index { keys, graph, levels, neighbours })

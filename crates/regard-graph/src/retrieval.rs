@@ -1,10 +1,12 @@
 //! Attention over a window, the first keys, and those that an index finds for each query.
 
+use std::borrow::Borrow;
+
 use ndarray::ArrayView4;
 use regard_attention::{Crossovers, Offset, Options, Shape, attention_with, merge};
 use regard_masks::{Edges, Mask};
 use regard_memory::{Tensor, chunks_of};
-use regard_threads::Pool;
+use regard_threads::{Pool, interrupted};
 
 use crate::retrieved::{Lists, Retrieved};
 use crate::rows::{head, place, row};
@@ -148,7 +150,7 @@ impl Retrieval {
                     built[0] = Some(Index::new(head(k, b, h), &self.parameters));
                 });
                 let indexes: Vec<Index> = built.into_iter().flatten().collect::<Result<_, _>>()?;
-                Some(self.search(shape, q, &indexes))
+                Some(self.search(shape, q, &indexes.iter().collect::<Vec<_>>()))
             }
         };
         self.attend(shape, q, k, v, lists)
@@ -160,12 +162,12 @@ impl Retrieval {
     /// As [`run`](Self::run), [`Error::Axis`] where there are not as many indexes or one has not as many nodes or elements as
     /// there are keys, and [`Error::Parameter`] for [`Sight::Grown`], whose indexes grow in the call. That the indexes are of
     /// these keys is the caller's to know: retrieval from others finds other keys.
-    pub fn run_with(
+    pub fn run_with<I: Borrow<Index>>(
         &self,
         q: ArrayView4<'_, f32>,
         k: ArrayView4<'_, f32>,
         v: ArrayView4<'_, f32>,
-        indexes: &[Index],
+        indexes: &[I],
     ) -> Result<Retrieved, Error> {
         let shape = self.check(q, k, v)?;
         if self.sight == Sight::Grown {
@@ -173,11 +175,12 @@ impl Retrieval {
             return Err(Error::Parameter { parameter: "sight", has, expected });
         }
         check::extent("indexes", "heads", indexes.len(), shape.batch * shape.kv_heads)?;
-        for index in indexes {
+        let indexes: Vec<&Index> = indexes.iter().map(Borrow::borrow).collect();
+        for index in &indexes {
             check::extent("indexes", "nodes", index.nodes(), shape.keys)?;
             check::extent("indexes", "dim", index.dim(), shape.dim_k)?;
         }
-        let lists = (self.count < shape.keys).then(|| self.search(shape, q, indexes));
+        let lists = (self.count < shape.keys).then(|| self.search(shape, q, &indexes));
         self.attend(shape, q, k, v, lists)
     }
 
@@ -222,7 +225,7 @@ impl Retrieval {
     }
 
     /// What is found for every query, with indexes over all keys.
-    fn search(&self, shape: Shape, q: ArrayView4<'_, f32>, indexes: &[Index]) -> Lists {
+    fn search(&self, shape: Shape, q: ArrayView4<'_, f32>, indexes: &[&Index]) -> Lists {
         let Shape { batch, heads, kv_heads, queries, .. } = shape;
         let mut found = vec![Nearest::default(); batch * heads * queries];
         if !found.is_empty() {
@@ -230,7 +233,7 @@ impl Retrieval {
                 for (at, found) in found.iter_mut().enumerate() {
                     let at = block * BLOCK + at;
                     let (b, h, i) = place(shape, at);
-                    let index = &indexes[b * kv_heads + h / (heads / kv_heads)];
+                    let index = indexes[b * kv_heads + h / (heads / kv_heads)];
                     *found = index.find(&row(head(q, b, h), i), self.wanted(shape, i));
                 }
             });
@@ -254,6 +257,9 @@ impl Retrieval {
                 let mut growth = || -> Result<(), Error> {
                     let mut index = index()?;
                     for i in 0..queries {
+                        if interrupted() {
+                            break;
+                        }
                         let wanted = self.wanted(shape, i);
                         for j in index.nodes()..wanted.among {
                             index.insert(&row(head(k, b, kv), j))?;
