@@ -1,5 +1,7 @@
 //! New arrays of the kind that came in.
 
+use ndarray::Array4;
+use pyo3::exceptions::PyTypeError;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
@@ -37,6 +39,30 @@ pub(crate) fn new_like<'py>(
         }
     };
     View::of(name, &array)
+}
+
+/// Refuses arrays of other types than that of the first.
+///
+/// # Errors
+/// `TypeError`.
+pub(crate) fn same_dtype(first: &View<'_>, others: &[&View<'_>]) -> PyResult<()> {
+    let Some(other) = others.iter().find(|other| other.dtype != first.dtype) else { return Ok(()) };
+    let (name, has, expected) = (other.name, other.dtype.name(), first.dtype.name());
+    let first = first.name;
+    let problem = format!("`{name}` has dtype {has}, `{first}` {expected}: convert one, .astype or .to does");
+    Err(PyTypeError::new_err(problem))
+}
+
+/// An array of float32 without gaps, `[batch, heads, seq, dim]`, for what is computed from a copy.
+pub(crate) fn single<'py>(name: &'static str, object: &Bound<'py, PyAny>) -> PyResult<(View<'py>, Array4<f32>)> {
+    let view = View::of(name, object)?.readable(Copies::Allowed)?;
+    if view.dtype != Dtype::F32 {
+        let has = view.dtype.name();
+        let problem = format!("`{name}` has dtype {has}, expected float32: .astype or .to converts it");
+        return Err(PyTypeError::new_err(problem));
+    }
+    let array = Array4::from_shape_vec(view.shape4(), view.read_as(|number: f32| number)?);
+    Ok((view, array.expect("as many as were read")))
 }
 
 /// Bytes from which on it is asked whether the system has them: it promises more than that.

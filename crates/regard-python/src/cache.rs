@@ -2,48 +2,25 @@
 
 use std::sync::{Mutex, MutexGuard};
 
-use half::{bf16, f16};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyTuple};
-use regard_attention::{
-    Cache, CacheDtype, Cached, Element, Outputs, PAGE, PagePool, PagedCache, Plan, Sequences, Shape,
-};
+use pyo3::types::PyDict;
+use regard_attention::{Cache, Cached, Element, PAGE, PagePool, PagedCache, Plan, Sequences, Shape};
 use regard_kernels::Number;
-use regard_memory::TensorMut;
+use regard_memory::Arena;
 use regard_simd::Isa;
 use regard_threads::Pool;
 
-use crate::arrays::{Copies, finish, new_like};
-use crate::attention::{OwnTerms, result};
-use crate::dtype::{Dtype, Scalar};
+use crate::arrays::{Copies, same_dtype};
+use crate::dtype::{Scalar, cache_dtype, cache_dtype_name, with_narrow_type};
 use crate::error::{of_attention, wrong_type};
 use crate::foreign::View;
 use crate::mask::mask_of;
+use crate::numbers::count;
 use crate::options::{Call, DECODE};
-use crate::work::{detached, locked, with_scratch};
-
-fn cache_dtype(name: &str) -> PyResult<CacheDtype> {
-    match name {
-        "float32" => Ok(CacheDtype::F32),
-        "float16" => Ok(CacheDtype::F16),
-        "bfloat16" => Ok(CacheDtype::Bf16),
-        "int8" => Ok(CacheDtype::Int8),
-        other => {
-            let expected = "expected 'float32', 'bfloat16', 'float16' or 'int8'";
-            Err(PyValueError::new_err(format!("`dtype` is '{other}'; {expected}")))
-        }
-    }
-}
-
-fn dtype_name(dtype: CacheDtype) -> &'static str {
-    match dtype {
-        CacheDtype::F32 => "float32",
-        CacheDtype::F16 => "float16",
-        CacheDtype::Bf16 => "bfloat16",
-        CacheDtype::Int8 => "int8",
-    }
-}
+use crate::results::{Results, results};
+use crate::terms::OwnTerms;
+use crate::work::locked;
 
 /// The keys and values of one sequence and layer, in the layout that the kernels read.
 ///
@@ -71,8 +48,15 @@ pub(crate) struct PyCache(Mutex<Cache>);
 impl PyCache {
     #[new]
     #[pyo3(signature = (kv_heads, dim, dim_v=None, *, capacity, dtype="bfloat16"))]
-    fn new(kv_heads: usize, dim: usize, dim_v: Option<usize>, capacity: usize, dtype: &str) -> PyResult<Self> {
-        let cache = Cache::new(cache_dtype(dtype)?, kv_heads, dim, dim_v.unwrap_or(dim), capacity);
+    fn new(
+        kv_heads: &Bound<'_, PyAny>,
+        dim: &Bound<'_, PyAny>,
+        dim_v: Option<&Bound<'_, PyAny>>,
+        capacity: &Bound<'_, PyAny>,
+        dtype: &str,
+    ) -> PyResult<Self> {
+        let (kv_heads, dim, dim_v) = sizes(kv_heads, dim, dim_v)?;
+        let cache = Cache::new(cache_dtype("dtype", dtype)?, kv_heads, dim, dim_v, count("capacity", capacity)?);
         cache.map(|cache| PyCache(Mutex::new(cache))).map_err(of_attention)
     }
 
@@ -83,8 +67,9 @@ impl PyCache {
     }
 
     /// Forgets the tokens from ``len`` on.
-    fn truncate(&self, py: Python<'_>, len: usize) {
-        locked(py, &self.0).truncate(len);
+    fn truncate(&self, len: &Bound<'_, PyAny>) -> PyResult<()> {
+        locked(len.py(), &self.0).truncate(count("len", len)?);
+        Ok(())
     }
 
     /// A copy that goes its own way.
@@ -108,7 +93,7 @@ impl PyCache {
     /// How numbers are stored.
     #[getter]
     fn dtype(&self, py: Python<'_>) -> &'static str {
-        dtype_name(locked(py, &self.0).dtype())
+        cache_dtype_name(locked(py, &self.0).dtype())
     }
 
     fn __len__(&self, py: Python<'_>) -> usize {
@@ -117,7 +102,7 @@ impl PyCache {
 
     fn __repr__(&self, py: Python<'_>) -> String {
         let cache = locked(py, &self.0);
-        format!("<Cache of {} of {} tokens in {}>", cache.len(), cache.capacity(), dtype_name(cache.dtype()))
+        format!("<Cache of {} of {} tokens in {}>", cache.len(), cache.capacity(), cache_dtype_name(cache.dtype()))
     }
 }
 
@@ -136,9 +121,16 @@ pub(crate) struct PyPagePool {
 impl PyPagePool {
     #[new]
     #[pyo3(signature = (kv_heads, dim, dim_v=None, *, pages, dtype="bfloat16"))]
-    fn new(kv_heads: usize, dim: usize, dim_v: Option<usize>, pages: usize, dtype: &str) -> PyResult<Self> {
-        let sizes = (kv_heads, dim, dim_v.unwrap_or(dim));
-        let pool = PagePool::new(cache_dtype(dtype)?, sizes.0, sizes.1, sizes.2, pages).map_err(of_attention)?;
+    fn new(
+        kv_heads: &Bound<'_, PyAny>,
+        dim: &Bound<'_, PyAny>,
+        dim_v: Option<&Bound<'_, PyAny>>,
+        pages: &Bound<'_, PyAny>,
+        dtype: &str,
+    ) -> PyResult<Self> {
+        let (sizes, pages) = (sizes(kv_heads, dim, dim_v)?, count("pages", pages)?);
+        let pool =
+            PagePool::new(cache_dtype("dtype", dtype)?, sizes.0, sizes.1, sizes.2, pages).map_err(of_attention)?;
         Ok(PyPagePool { pool, sizes })
     }
 
@@ -194,8 +186,9 @@ impl PyPagedCache {
     }
 
     /// Forgets the tokens from ``len`` on; pages that nobody else holds are free again.
-    fn truncate(&self, py: Python<'_>, len: usize) {
-        locked(py, &self.cache).truncate(len);
+    fn truncate(&self, len: &Bound<'_, PyAny>) -> PyResult<()> {
+        locked(len.py(), &self.cache).truncate(count("len", len)?);
+        Ok(())
     }
 
     /// A cache that begins as this one does, and shares its pages.
@@ -212,7 +205,7 @@ impl PyPagedCache {
     /// How numbers are stored.
     #[getter]
     fn dtype(&self, py: Python<'_>) -> &'static str {
-        dtype_name(locked(py, &self.cache).dtype())
+        cache_dtype_name(locked(py, &self.cache).dtype())
     }
 
     fn __len__(&self, py: Python<'_>) -> usize {
@@ -221,8 +214,23 @@ impl PyPagedCache {
 
     fn __repr__(&self, py: Python<'_>) -> String {
         let cache = locked(py, &self.cache);
-        format!("<PagedCache of {} tokens on {} pages in {}>", cache.len(), cache.pages(), dtype_name(cache.dtype()))
+        format!(
+            "<PagedCache of {} tokens on {} pages in {}>",
+            cache.len(),
+            cache.pages(),
+            cache_dtype_name(cache.dtype())
+        )
     }
+}
+
+/// Key/value heads, and the numbers of a key and of a value.
+fn sizes(
+    kv_heads: &Bound<'_, PyAny>,
+    dim: &Bound<'_, PyAny>,
+    dim_v: Option<&Bound<'_, PyAny>>,
+) -> PyResult<(usize, usize, usize)> {
+    let dim_k = count("dim", dim)?;
+    Ok((count("kv_heads", kv_heads)?, dim_k, dim_v.map_or(Ok(dim_k), |dim_v| count("dim_v", dim_v))?))
 }
 
 /// What both kinds of cache do.
@@ -250,19 +258,9 @@ grows!(Cache, PagedCache);
 fn append<C: Grows>(py: Python<'_>, k: &Bound<'_, PyAny>, v: &Bound<'_, PyAny>, cache: &Mutex<C>) -> PyResult<()> {
     let view = |name, array| View::of(name, array)?.readable(Copies::Allowed);
     let (k, v) = (view("k", k)?, view("v", v)?);
-    if k.dtype != v.dtype {
-        let problem = format!("`k` has dtype {}, `v` {}: convert one", k.dtype.name(), v.dtype.name());
-        return Err(PyTypeError::new_err(problem));
-    }
+    same_dtype(&k, &[&v])?;
     let mut cache = locked(py, cache);
-    match k.dtype {
-        Dtype::F32 => cache.add::<f32>(&k, &v),
-        Dtype::Bf16 => cache.add::<bf16>(&k, &v),
-        Dtype::F16 => cache.add::<f16>(&k, &v),
-        Dtype::F64 => {
-            Err(PyTypeError::new_err("`k` has dtype float64; caches take float32, bfloat16 and float16: convert it"))
-        }
-    }
+    with_narrow_type!(k.dtype, T => cache.add::<T>(&k, &v))
 }
 
 /// Attention over caches: a few new queries over all tokens so far.
@@ -359,14 +357,7 @@ fn over<'py, C: Grows>(
     };
     let plan = call.plan(py, shape, &mask)?;
     let caches: Vec<&C> = guards.iter().map(|guard| &**guard).collect();
-    match q.dtype {
-        Dtype::F32 => run::<f32, C>(&plan, &q, &caches, &call),
-        Dtype::Bf16 => run::<bf16, C>(&plan, &q, &caches, &call),
-        Dtype::F16 => run::<f16, C>(&plan, &q, &caches, &call),
-        Dtype::F64 => {
-            Err(PyTypeError::new_err("`q` has dtype float64; caches take float32, bfloat16 and float16: convert it"))
-        }
-    }
+    with_narrow_type!(q.dtype, T => run::<T, C>(&plan, &q, &caches, &call))
 }
 
 fn run<'py, T: Element + Scalar<Wide = f32> + Number, C: Grows>(
@@ -375,31 +366,11 @@ fn run<'py, T: Element + Scalar<Wide = f32> + Number, C: Grows>(
     caches: &[&C],
     call: &Call<'py>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let py = q.object.py();
-    let Shape { batch, heads, queries, dim_v, .. } = plan.shape();
     let own = OwnTerms::<f32>::of(call, plan.shape())?;
     let (tensor, terms) = (q.tensor::<T>()?, own.terms()?);
-    let with_lse = call.flag("return_lse")?;
-    let dtypes = if with_lse { [Dtype::F32, T::DTYPE] } else { [T::DTYPE; 2] };
-    let mut out = result(call.own("out"), q, [batch, heads, queries, dim_v], dtypes)?;
-    let all = own.inputs([q]);
-    if !with_lse {
-        let outputs = Outputs::<'_, T, f32>::new(out.tensor_mut::<T>(&all)?);
-        let work = |scratch: &mut _| plan.run_cached(tensor, caches, terms, outputs, scratch, Pool::global());
-        detached(py, || with_scratch(work))?.map_err(of_attention)?;
-        return finish(out, q);
-    }
-    let mut lse = new_like(q, "lse", [1, batch, heads, queries], Dtype::F32, q.axes() - 1)?.column();
-    let lses: TensorMut<'_, f32> = lse.tensor_mut(&all)?;
-    let done = if out.dtype == Dtype::F32 {
-        let outputs = Outputs::state(out.tensor_mut::<f32>(&all)?, lses);
-        let work = |scratch: &mut _| plan.run_cached(tensor, caches, terms, outputs, scratch, Pool::global());
-        detached(py, || with_scratch(work))?
-    } else {
-        let outputs = Outputs::state(out.tensor_mut::<T>(&all)?, lses);
-        let work = |scratch: &mut _| plan.run_cached(tensor, caches, terms, outputs, scratch, Pool::global());
-        detached(py, || with_scratch(work))?
+    let compute = |results: Results<'_, T, f32>, scratch: &mut Arena| match results {
+        Results::Same(outputs) => plan.run_cached(tensor, caches, terms, outputs, scratch, Pool::global()),
+        Results::Wide(outputs) => plan.run_cached(tensor, caches, terms, outputs, scratch, Pool::global()),
     };
-    done.map_err(of_attention)?;
-    Ok(PyTuple::new(py, [finish(out, q)?, finish(lse, q)?])?.into_any())
+    results(call, q, plan.shape(), &own.inputs([q]), compute)
 }

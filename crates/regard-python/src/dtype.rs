@@ -3,10 +3,11 @@
 use half::{bf16, f16};
 use numpy::npyffi::NPY_TYPES;
 use numpy::{PyArrayDescr, PyArrayDescrMethods};
+use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyTypeMethods;
 use regard_attention::{
-    Error, Favor, FavorInputs, FavorOutputs, Gradients, Inputs, Plan, Real, Recurrence, RecurrentInputs,
+    CacheDtype, Error, Favor, FavorInputs, FavorOutputs, Gradients, Inputs, Plan, Real, Recurrence, RecurrentInputs,
     RecurrentOutputs, Upstream,
 };
 use regard_memory::Arena;
@@ -66,6 +67,24 @@ impl Dtype {
             Dtype::Bf16 => "bfloat16",
             Dtype::F16 => "float16",
         }
+    }
+}
+
+/// How caches store keys and values.
+pub(crate) fn cache_dtype(name: &str, dtype: &str) -> PyResult<CacheDtype> {
+    let all = [CacheDtype::F32, CacheDtype::Bf16, CacheDtype::F16, CacheDtype::Int8];
+    all.into_iter().find(|&known| cache_dtype_name(known) == dtype).ok_or_else(|| {
+        let expected = "expected 'float32', 'bfloat16', 'float16' or 'int8'";
+        PyValueError::new_err(format!("`{name}` is '{dtype}'; {expected}"))
+    })
+}
+
+pub(crate) fn cache_dtype_name(dtype: CacheDtype) -> &'static str {
+    match dtype {
+        CacheDtype::F32 => "float32",
+        CacheDtype::F16 => "float16",
+        CacheDtype::Bf16 => "bfloat16",
+        CacheDtype::Int8 => "int8",
     }
 }
 
@@ -222,4 +241,32 @@ macro_rules! with_type {
         }
     };
 }
-pub(crate) use with_type;
+
+/// The same of what is not computed in f64: `TypeError` says so.
+macro_rules! with_narrow_type {
+    ($dtype:expr, $T:ident => $body:expr) => {
+        match $dtype {
+            $crate::dtype::Dtype::F32 => {
+                type $T = f32;
+                $body
+            }
+            $crate::dtype::Dtype::Bf16 => {
+                type $T = half::bf16;
+                $body
+            }
+            $crate::dtype::Dtype::F16 => {
+                type $T = half::f16;
+                $body
+            }
+            $crate::dtype::Dtype::F64 => Err($crate::dtype::too_wide()),
+        }
+    };
+}
+pub(crate) use {with_narrow_type, with_type};
+
+/// What is not computed in f64 says so.
+pub(crate) fn too_wide() -> PyErr {
+    PyTypeError::new_err(
+        "the arrays have dtype float64; caches and gradients of linear attention are of float32, bfloat16 and float16: convert them",
+    )
+}

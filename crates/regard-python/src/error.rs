@@ -1,5 +1,9 @@
 //! What goes wrong, as Python's exceptions.
 
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
 use pyo3::exceptions::{PyMemoryError, PyOSError, PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 
@@ -27,6 +31,14 @@ pub(crate) fn of_attention(error: regard_attention::Error) -> PyErr {
 
 /// An error of an index.
 pub(crate) fn of_graph(error: regard_graph::Error) -> PyErr {
+    match error {
+        regard_graph::Error::Attention(error) => of_attention(error),
+        _ => PyValueError::new_err(error.to_string()),
+    }
+}
+
+/// An error of a choice of blocks.
+pub(crate) fn of_select(error: regard_select::Error) -> PyErr {
     PyValueError::new_err(error.to_string())
 }
 
@@ -46,6 +58,12 @@ pub(crate) fn of_model(error: &regard_models::Error) -> PyErr {
         source = below.source();
     }
     if missing { PyOSError::new_err(text) } else { PyValueError::new_err(text) }
+}
+
+/// `FileNotFoundError` and its like before anything is read, where there is nothing to read.
+pub(crate) fn check_readable(path: &Path) -> PyResult<()> {
+    let there = path.metadata().and_then(|about| if about.is_dir() { Ok(()) } else { File::open(path).map(drop) });
+    there.map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())).into())
 }
 
 /// A value of the wrong type.

@@ -1,16 +1,19 @@
 //! A graph over the keys, and the masks that follow from it.
 
-use ndarray::ArrayView2;
+use ndarray::Array2;
+use numpy::{PyArray1, PyArrayMethods};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use regard_graph::{Index, Parameters};
+use regard_graph::{Error, Index, Parameters};
 use regard_masks::Edges;
+use regard_memory::chunks_of;
+use regard_threads::Pool;
 
-use crate::arrays::Copies;
-use crate::dtype::Dtype;
+use crate::arrays::single;
 use crate::error::of_graph;
 use crate::foreign::View;
 use crate::mask::PyMask;
+use crate::numbers;
 use crate::work::detached;
 
 /// A Hierarchical Navigable Small World graph over the keys of a head, searched by inner product, whose levels and links are
@@ -29,28 +32,66 @@ use crate::work::detached;
 /// >>> 0 < mask.layout(300, 300).density < 0.5
 /// True
 #[pyclass(frozen, module = "regard", name = "Index")]
-pub(crate) struct PyIndex(Index);
+pub(crate) struct PyIndex(pub(crate) Index);
 
 #[pymethods]
 impl PyIndex {
     #[new]
-    #[pyo3(signature = (keys, *, links=16, ef_construction=100, seed=None))]
-    fn new(keys: &Bound<'_, PyAny>, links: usize, ef_construction: usize, seed: Option<u64>) -> PyResult<Self> {
-        let view = View::of("keys", keys)?.readable(Copies::Allowed)?;
-        if view.axes() != 2 || view.dtype != Dtype::F32 {
-            let (shape, dtype) = (view.shape(), view.dtype.name());
-            return Err(PyValueError::new_err(format!(
-                "`keys` has shape {shape:?} of {dtype}; expected [keys, dim] of float32"
-            )));
-        }
-        let numbers = view.read_as(|number: f32| number)?;
-        let shape = (view.shape()[0], view.shape()[1]);
-        let parameters = Parameters { links, ef_construction, seed };
-        let built = detached(keys.py(), || {
-            let keys = ArrayView2::from_shape(shape, &numbers).expect("as many as were read");
-            Index::new(keys, &parameters)
+    #[pyo3(
+        signature = (keys, *, links=None, ef_construction=None, seed=None),
+        text_signature = "(keys, *, links=16, ef_construction=100, seed=None)"
+    )]
+    fn new(
+        keys: &Bound<'_, PyAny>,
+        links: Option<&Bound<'_, PyAny>>,
+        ef_construction: Option<&Bound<'_, PyAny>>,
+        seed: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Self> {
+        let keys = rows("keys", keys)?;
+        let parameters = parameters(links, ef_construction, seed)?;
+        let (py, numbers) = (keys.0.object.py(), keys.1.view());
+        detached(py, || Index::new(numbers, &parameters))?.map(PyIndex).map_err(of_graph)
+    }
+
+    /// The keys with the largest inner products with each query, as the graph finds them: the largest first.
+    ///
+    /// Args:
+    ///     queries: ``[queries, dim]``, float32.
+    ///     count: keys for each, or all of them where they are fewer.
+    ///     width: nodes that a search keeps in view (``ef``); twice the count unless given. The more, the less is missed.
+    ///
+    /// Returns:
+    ///     ``[queries, count]``, NumPy's int64.
+    #[pyo3(signature = (queries, count, width=None))]
+    fn nearest<'py>(
+        &self,
+        queries: &Bound<'py, PyAny>,
+        count: &Bound<'py, PyAny>,
+        width: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        /// Queries that one task searches for.
+        const BLOCK: usize = 32;
+
+        let py = queries.py();
+        let count = numbers::count("count", count)?;
+        let width = width.map_or(Ok(count.saturating_mul(2)), |width| numbers::count("width", width))?;
+        let (_, queries) = rows("queries", queries)?;
+        let mut found: Vec<Result<Vec<usize>, Error>> = vec![Ok(Vec::new()); queries.nrows()];
+        detached(py, || {
+            Pool::global().run(chunks_of(&mut found, BLOCK), |block, found| {
+                for (at, found) in found.iter_mut().enumerate() {
+                    let query = queries.row(block * BLOCK + at);
+                    let query = query.as_slice().expect("rows without gaps");
+                    *found = self.0.nearest(query, count, width).map(|nearest| nearest.keys);
+                }
+            });
         })?;
-        built.map(PyIndex).map_err(of_graph)
+        let mut keys = Vec::new();
+        for found in found {
+            keys.extend(found.map_err(of_graph)?.into_iter().map(|key| key as i64));
+        }
+        let shape = [queries.nrows(), count.min(self.0.nodes())];
+        Ok(PyArray1::from_vec(py, keys).reshape(shape)?.into_any())
     }
 
     /// Every query sees the nodes whose level is at least ``level``; with 0 these are all nodes.
@@ -87,6 +128,12 @@ impl PyIndex {
         self.0.neighbours(level, node).map(<[usize]>::to_vec).map_err(of_graph)
     }
 
+    /// Numbers of a key.
+    #[getter]
+    fn dim(&self) -> usize {
+        self.0.dim()
+    }
+
     /// Links of a node on level 0, on average.
     #[getter]
     fn mean_degree(&self) -> f64 {
@@ -96,4 +143,35 @@ impl PyIndex {
     fn __len__(&self) -> usize {
         self.0.nodes()
     }
+
+    fn __repr__(&self) -> String {
+        let (nodes, dim, highest) = (self.0.nodes(), self.0.dim(), self.0.highest_level());
+        format!("<Index of {nodes} keys of {dim} numbers on levels up to {highest}>")
+    }
+}
+
+/// How an index is built.
+pub(crate) fn parameters(
+    links: Option<&Bound<'_, PyAny>>,
+    ef_construction: Option<&Bound<'_, PyAny>>,
+    seed: Option<&Bound<'_, PyAny>>,
+) -> PyResult<Parameters> {
+    let usual = Parameters::default();
+    Ok(Parameters {
+        links: links.map_or(Ok(usual.links), |links| numbers::count("links", links))?,
+        ef_construction: ef_construction
+            .map_or(Ok(usual.ef_construction), |nodes| numbers::count("ef_construction", nodes))?,
+        seed: seed.map(|seed| numbers::whole("seed", seed)).transpose()?,
+    })
+}
+
+/// Rows of float32 without gaps.
+fn rows<'py>(name: &'static str, array: &Bound<'py, PyAny>) -> PyResult<(View<'py>, Array2<f32>)> {
+    let (view, numbers) = single(name, array)?;
+    if view.axes() != 2 {
+        return Err(PyValueError::new_err(format!("`{name}` has shape {:?}; expected [{name}, dim]", view.shape())));
+    }
+    let shape = (view.shape()[0], view.shape()[1]);
+    let rows = numbers.into_shape_with_order(shape).expect("as many as were read");
+    Ok((view, rows))
 }

@@ -8,6 +8,7 @@ use regard_simd::Isa;
 use regard_threads::{Pool, cores};
 
 use crate::error::of_memory;
+use crate::numbers::count;
 use crate::work::detached;
 
 /// Rates are measured so often, and the best is taken.
@@ -23,8 +24,8 @@ const TIMES: usize = 5;
 /// 1
 /// >>> regard.set_num_threads(before)
 #[pyfunction]
-pub(crate) fn set_num_threads(n: usize) -> PyResult<()> {
-    Pool::set_global(n).map_err(|error| PyValueError::new_err(error.to_string()))
+pub(crate) fn set_num_threads(n: &Bound<'_, PyAny>) -> PyResult<()> {
+    Pool::set_global(count("n", n)?).map_err(|error| PyValueError::new_err(error.to_string()))
 }
 
 /// How many threads a call uses.

@@ -9,11 +9,12 @@ use regard_attention::{Offset, Options, Sequences, Shape};
 use regard_draw::{Picture, Style, draw_layout, draw_mask};
 use regard_kernels::ROWS;
 use regard_masks::{BlockLayout, Edges, Mask, TileShape};
+use regard_threads::interrupted;
 
 use crate::arrays::room;
-use crate::error::{of_draw, of_mask, of_memory, wrong_type};
+use crate::error::{of_draw, of_mask, of_memory};
 use crate::foreign::numpy;
-use crate::options::{indices, whole};
+use crate::numbers::{self, count, number, whole, whole_numbers};
 use crate::work::detached;
 
 /// Pairs that are drawn where nobody says how many.
@@ -66,23 +67,20 @@ impl PyMask {
     /// W" of Hugging Face is ``causal() & window(W - 1, None)``.)
     #[staticmethod]
     fn window(left: Option<&Bound<'_, PyAny>>, right: Option<&Bound<'_, PyAny>>) -> PyResult<Self> {
-        let bound = |name, given: Option<&Bound<'_, PyAny>>| given.map(|bound| whole(name, bound)).transpose();
-        Ok(PyMask(Mask::window(
-            bound("left", left)?.map(|left| left as usize),
-            bound("right", right)?.map(|right| right as usize),
-        )))
+        let bound = |name, given: Option<&Bound<'_, PyAny>>| given.map(|bound| count(name, bound)).transpose();
+        Ok(PyMask(Mask::window(bound("left", left)?, bound("right", right)?)))
     }
 
     /// These keys, for every query.
     #[staticmethod]
     fn global_keys(indices: &Bound<'_, PyAny>) -> PyResult<Self> {
-        Ok(PyMask(Mask::global_keys(crate::options::indices("indices", indices)?)))
+        Ok(PyMask(Mask::global_keys(numbers::indices("indices", indices)?)))
     }
 
     /// Every key, for queries at these positions.
     #[staticmethod]
     fn global_queries(indices: &Bound<'_, PyAny>) -> PyResult<Self> {
-        Ok(PyMask(Mask::global_queries(crate::options::indices("indices", indices)?)))
+        Ok(PyMask(Mask::global_queries(numbers::indices("indices", indices)?)))
     }
 
     /// The keys that an array of booleans keeps, ``[keys]``, or another set for each batch entry, ``[batch, keys]``: padding on
@@ -105,27 +103,27 @@ impl PyMask {
 
     /// Keys of the query's own block: ``p // size == j // size``.
     #[staticmethod]
-    fn block_diagonal(size: usize) -> PyResult<Self> {
-        Mask::block_diagonal(size).map(PyMask).map_err(of_mask)
+    fn block_diagonal(size: &Bound<'_, PyAny>) -> PyResult<Self> {
+        Mask::block_diagonal(count("size", size)?).map(PyMask).map_err(of_mask)
     }
 
     /// Every ``step``-th key, from the first on.
     #[staticmethod]
-    fn strided(step: usize) -> PyResult<Self> {
-        Mask::strided(step).map(PyMask).map_err(of_mask)
+    fn strided(step: &Bound<'_, PyAny>) -> PyResult<Self> {
+        Mask::strided(count("step", step)?).map(PyMask).map_err(of_mask)
     }
 
     /// Keys drawn at random: each query sees ``round(density * keys)`` different ones, by a generator that is keyed by the seed
     /// and the query's position.
     #[staticmethod]
-    fn random(density: f64, seed: u64) -> PyResult<Self> {
-        Mask::random(density, seed).map(PyMask).map_err(of_mask)
+    fn random(density: &Bound<'_, PyAny>, seed: &Bound<'_, PyAny>) -> PyResult<Self> {
+        Mask::random(number("density", density)?, whole("seed", seed)?).map(PyMask).map_err(of_mask)
     }
 
     /// The first ``n`` keys.
     #[staticmethod]
     fn prefix(n: &Bound<'_, PyAny>) -> PyResult<Self> {
-        Ok(PyMask(Mask::prefix(whole("n", n)? as usize)))
+        Ok(PyMask(Mask::prefix(count("n", n)?)))
     }
 
     /// The edges of a graph: a list or array ``[edges, 2]`` of pairs ``(query, key)``, or compressed rows as a tuple
@@ -171,7 +169,8 @@ impl PyMask {
 
     /// Square blocks of ``size`` queries and keys, those that an array of booleans ``[rows, columns]`` keeps.
     #[staticmethod]
-    fn blocks(block_mask: &Bound<'_, PyAny>, size: usize) -> PyResult<Self> {
+    fn blocks(block_mask: &Bound<'_, PyAny>, size: &Bound<'_, PyAny>) -> PyResult<Self> {
+        let size = count("size", size)?;
         let kept = booleans("block_mask", block_mask)?;
         match *kept.shape() {
             [rows, columns] => Mask::blocks(size, rows, columns, &all_of(&kept)?).map(PyMask).map_err(of_mask),
@@ -251,11 +250,11 @@ impl PyMask {
         let (batch, heads) = (self.0.batch().map_err(of_mask)?, self.0.heads().map_err(of_mask)?);
         let sizes = [batch, heads, n_q, n_k];
         let array = if additive {
-            let one = |mask: Mask| mask.to_additive(n_q, n_k, offset);
-            PyArray1::from_vec(py, detached(py, || self.all_pairs(sizes, one))?.map_err(too_many)?).into_any()
+            let rows = |mask: &Mask, rows, first| mask.to_additive(rows, n_k, first);
+            PyArray1::from_vec(py, detached(py, || self.all_pairs(sizes, offset, rows))?.map_err(too_many)?).into_any()
         } else {
-            let one = |mask: Mask| mask.to_bool(n_q, n_k, offset);
-            PyArray1::from_vec(py, detached(py, || self.all_pairs(sizes, one))?.map_err(too_many)?).into_any()
+            let rows = |mask: &Mask, rows, first| mask.to_bool(rows, n_k, first);
+            PyArray1::from_vec(py, detached(py, || self.all_pairs(sizes, offset, rows))?.map_err(too_many)?).into_any()
         };
         let shape = if batch * heads == 1 { &sizes[2..] } else { &sizes[..] };
         array.call_method1(intern!(py, "reshape"), (PyTuple::new(py, shape)?,))
@@ -310,20 +309,25 @@ impl PyMask {
 }
 
 impl PyMask {
-    /// The pairs of all batch entries and heads one after the other, as `one` has those of one.
+    /// The pairs of all batch entries and heads one after the other, as `rows` has those of some queries of one, of which the
+    /// first stands there.
     fn all_pairs<P: Copy>(
         &self,
         sizes: [usize; 4],
-        one: impl Fn(Mask) -> Result<Vec<P>, regard_masks::Error>,
+        first: i64,
+        rows: impl Fn(&Mask, usize, i64) -> Result<Vec<P>, regard_masks::Error>,
     ) -> Result<Vec<P>, Pairs> {
-        let [batch, heads, ..] = sizes;
+        /// Pairs between which it is asked whether to go on.
+        const AT_ONCE: usize = 1 << 16;
+
+        let [batch, heads, n_q, n_k] = sizes;
+        let step = (AT_ONCE / n_k.max(1)).max(1);
         let mut pairs = room(&sizes).map_err(|error| Pairs::Memory(sizes, error))?;
-        if batch * heads == 1 {
-            drop(pairs);
-            return one(self.0.clone()).map_err(Pairs::Mask);
-        }
         for (b, h) in (0..batch).flat_map(|b| (0..heads).map(move |h| (b, h))) {
-            pairs.extend(one(self.0.select(b, h)).map_err(Pairs::Mask)?);
+            let mask = self.0.select(b, h);
+            for at in (0..n_q).step_by(step).take_while(|_| !interrupted()) {
+                pairs.extend(rows(&mask, step.min(n_q - at), first.saturating_add(at as i64)).map_err(Pairs::Mask)?);
+            }
         }
         Ok(pairs)
     }
@@ -429,14 +433,19 @@ fn parsed(expression: &str) -> PyResult<Mask> {
     expression.parse().map_err(of_mask)
 }
 
+/// A mask, or its expression; None for anything else.
+pub(crate) fn by_name(given: &Bound<'_, PyAny>) -> PyResult<Option<Mask>> {
+    if let Ok(mask) = given.cast::<PyMask>() {
+        return Ok(Some(mask.get().0.clone()));
+    }
+    given.cast::<PyString>().ok().map(|expression| parsed(expression.to_str()?)).transpose()
+}
+
 /// The mask that a caller gave for a call: a mask, an expression, or booleans whose rows are those of the query.
 pub(crate) fn mask_of(given: Option<&Bound<'_, PyAny>>, shape: &Shape, options: &Options) -> PyResult<Mask> {
     let Some(given) = given else { return Ok(Mask::full()) };
-    if let Ok(mask) = given.cast::<PyMask>() {
-        return Ok(mask.get().0.clone());
-    }
-    if let Ok(expression) = given.cast::<PyString>() {
-        return parsed(expression.to_str()?);
+    if let Some(mask) = by_name(given)? {
+        return Ok(mask);
     }
     let array = booleans("mask", given)?;
     let has = axes_of("mask", array.shape())?;
@@ -522,17 +531,4 @@ fn all_of(array: &PyReadonlyArrayDyn<'_, bool>) -> PyResult<Vec<bool>> {
         Err(_) => all.extend(array.as_array().iter()),
     }
     Ok(all)
-}
-
-fn whole_numbers(name: &str, array: &Bound<'_, PyAny>) -> PyResult<(Vec<usize>, Vec<usize>)> {
-    let as_array = as_numpy(array)?;
-    let shape = as_array.shape().to_vec();
-    if shape.contains(&0) {
-        return Ok((Vec::new(), shape));
-    }
-    let flat = as_array.call_method0(intern!(array.py(), "ravel"))?;
-    if !matches!(as_array.dtype().getattr("kind")?.extract::<char>()?, 'i' | 'u') {
-        return Err(wrong_type(name, "an array of whole numbers", array));
-    }
-    Ok((indices(name, &flat)?, shape))
 }

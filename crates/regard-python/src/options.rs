@@ -2,14 +2,13 @@
 
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyDict, PyInt, PyString, PyTuple};
-use regard_attention::{Dropout, Offset, Options, Plan, Real, Segment, Sequences, Shape};
+use pyo3::types::{PyBool, PyDict, PyString, PyTuple};
+use regard_attention::{Dropout, Offset, Options, Plan, Segment, Sequences, Shape};
 use regard_masks::Mask;
 
 use crate::arrays::Copies;
-use crate::dtype::with_type;
 use crate::error::{of_attention, wrong_type};
-use crate::foreign::{View, is_array};
+use crate::numbers::{as_list, count, indices, number, numbers, whole};
 use crate::work::detached;
 
 /// A function by its name, and the keywords that it takes.
@@ -35,6 +34,8 @@ pub(crate) const PLAN: Keywords = Keywords { function: "plan", takes: &[PAIRS, &
 /// A call of a plan.
 pub(crate) const PLANNED: Keywords =
     Keywords { function: "Plan", takes: &[TERMS, &["sequence_ids", "return_lse", "out", "copy"]] };
+pub(crate) const PREFIX: Keywords =
+    Keywords { function: "prefix_attention", takes: &[&["scale", "softcap", "sinks", "return_lse", "out", "copy"]] };
 pub(crate) const DECODE: Keywords =
     Keywords { function: "decode", takes: &[&["offset", "scale", "softcap", "return_lse", "out", "copy"], TERMS] };
 
@@ -161,75 +162,6 @@ impl<'py> Call<'py> {
     }
 }
 
-/// Numbers in the width of scores.
-pub(crate) fn widened<T: Real>(numbers: Option<&Vec<f64>>) -> Option<Vec<T::Wide>> {
-    numbers.map(|numbers| numbers.iter().map(|&x| T::wide(x)).collect())
-}
-
-/// A finite number.
-pub(crate) fn number(name: &str, value: &Bound<'_, PyAny>) -> PyResult<f64> {
-    let number: f64 = value.extract().map_err(|_| wrong_type(name, "a number", value))?;
-    if number.is_finite() {
-        return Ok(number);
-    }
-    Err(PyValueError::new_err(format!("`{name}` is {number}; expected a finite number")))
-}
-
-/// A whole number, not below zero.
-pub(crate) fn whole(name: &str, value: &Bound<'_, PyAny>) -> PyResult<u64> {
-    let number = match value.cast::<PyInt>() {
-        Ok(number) => number.clone().into_any(),
-        // NumPy's numbers are no ints, but can be indices.
-        Err(_) => {
-            let index = value.call_method0(pyo3::intern!(value.py(), "__index__"));
-            index.map_err(|_| wrong_type(name, "a whole number", value))?
-        }
-    };
-    let expected = "a whole number, not below 0 and below 2**64";
-    number.extract().map_err(|_| PyValueError::new_err(format!("`{name}` is {number}; expected {expected}")))
-}
-
-/// A sequence or an array of whole numbers, not below zero.
-pub(crate) fn indices(name: &str, value: &Bound<'_, PyAny>) -> PyResult<Vec<usize>> {
-    let list = as_list(value)?;
-    let each = list.try_iter().map_err(|_| wrong_type(name, "a sequence of whole numbers", value))?;
-    each.map(|number| Ok(whole(name, &number?)? as usize)).collect()
-}
-
-/// Arrays as lists of Python's numbers; all else as it is.
-fn as_list<'py>(value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-    let method = pyo3::intern!(value.py(), "tolist");
-    if value.hasattr(method)? { value.call_method0(method) } else { Ok(value.clone()) }
-}
-
-/// A sequence or an array of one axis of numbers.
-pub(crate) fn numbers(name: &'static str, value: &Bound<'_, PyAny>) -> PyResult<Vec<f64>> {
-    match View::of(name, value) {
-        Ok(view) => {
-            if view.axes() != 1 {
-                let shape = view.shape();
-                return Err(PyValueError::new_err(format!(
-                    "`{name}` has shape {shape:?}; expected [heads], one number a head"
-                )));
-            }
-            return with_type!(view.dtype, T => view.read_as::<T, _>(Real::to_f64));
-        }
-        // What an array is refused for is so of a list of its numbers too: a gradient that is lost, another device.
-        Err(refused) if is_array(value)? && !has_whole_numbers(value) => return Err(refused),
-        Err(_) => {}
-    }
-    let list = as_list(value)?;
-    let each = list.try_iter().map_err(|_| wrong_type(name, "a sequence of numbers, one a head", value))?;
-    each.map(|number| number?.extract().map_err(|_| wrong_type(name, "a sequence of numbers, one a head", value)))
-        .collect()
-}
-
-/// Whether an array says that its numbers are whole ones.
-fn has_whole_numbers(array: &Bound<'_, PyAny>) -> bool {
-    let dtype = array.getattr(pyo3::intern!(array.py(), "dtype"));
-    dtype.is_ok_and(|dtype| dtype.to_string().contains("int"))
-}
-
 /// One number, or one for each sequence.
 fn offset_of(value: &Bound<'_, PyAny>) -> PyResult<Offset> {
     let expected = "a whole number, or one for each batch entry";
@@ -260,7 +192,7 @@ fn segments_of(value: &Bound<'_, PyAny>) -> PyResult<(Vec<Segment>, bool)> {
         }
         lengths = true;
         let start = end;
-        end = start.saturating_add(whole("segments", &segment)? as usize);
+        end = start.saturating_add(count("segments", &segment)?);
         Ok(Segment { batch: 0, queries: start..end, keys: start..end })
     };
     let segments = each.map(one).collect::<PyResult<_>>()?;

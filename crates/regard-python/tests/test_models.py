@@ -716,3 +716,27 @@ def test_a_stream_of_the_process_that_was_forked(any_byte):
         os._exit(2)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     stream.close()
+
+
+def test_a_stream_in_two_threads(any_byte):
+    """One of them waits for a piece; the other is told so, and no piece is lost."""
+    options = {"max_tokens": 300, "temperature": 1.5, "seed": 0, "raw": True}
+    decoder = regard.Decoder.load(any_byte.folder)
+    stream, taken, refused = decoder.stream("Bytes: ", **options), [], []
+
+    def take():
+        while True:
+            try:
+                piece = next(stream, None)
+            except RuntimeError as error:
+                refused.append(str(error))
+                continue
+            if piece is None:
+                return
+            taken.append(piece)
+
+    threads = [threading.Thread(target=take) for _ in range(2)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    assert sorted(taken) == sorted(decoder.stream("Bytes: ", **options))
+    assert all("borrowed" in message for message in refused)

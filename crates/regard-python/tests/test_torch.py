@@ -8,6 +8,7 @@ import reference
 torch = pytest.importorskip("torch")
 
 import regard.torch  # noqa: E402
+import torch.nn.functional as F  # noqa: E402
 from regard import Mask  # noqa: E402
 from regard.torch import patched, scaled_dot_product_attention  # noqa: E402
 from torch.nn.attention.bias import causal_lower_right  # noqa: E402
@@ -377,3 +378,60 @@ def test_what_makes_no_sense(change, error, message):
     x = torch.ones(1, 2, 5, 8)
     with pytest.raises(error, match=message):
         scaled_dot_product_attention(**({"query": x, "key": x, "value": x} | change))
+
+
+@pytest.mark.parametrize("rule", ["linear", "gated", "delta", "gated_delta"])
+def test_linear_attention_has_gradients(rng, rule):
+    drawn = lambda *shape: torch.from_numpy(rng.standard_normal(shape)).float().requires_grad_()  # noqa: E731
+    q, v, state = drawn(1, 2, 30, 8), drawn(1, 2, 30, 5), drawn(1, 2, 8, 5)
+    k, gate, beta = drawn(1, 2, 30, 8), drawn(1, 2, 30, 1), drawn(1, 2, 30)
+    given = {"state": state}
+    given |= {"decay": F.logsigmoid(gate)} if "gated" in rule else {}
+    given |= {"beta": torch.sigmoid(beta)} if "delta" in rule else {}
+    unit = F.normalize(k, dim=-1)
+
+    def loss(attend, cast):
+        out, after = attend(*(cast(x) for x in (q, unit, v)), **{name: cast(x) for name, x in given.items()})
+        return (out**2).sum() + after.sin().sum()
+
+    def plain(q, k, v, state, decay=None, beta=None):
+        rows = []
+        for t in range(q.shape[2]):
+            state = state if decay is None else decay[:, :, t].exp()[..., None] * state
+            written = v[:, :, t]
+            if beta is not None:
+                written = beta[:, :, t, None] * (written - torch.einsum("bhkv,bhk->bhv", state, k[:, :, t]))
+            state = state + k[:, :, t, :, None] * written[..., None, :]
+            rows.append(torch.einsum("bhkv,bhk->bhv", state, q[:, :, t]) / q.shape[-1] ** 0.5)
+        return torch.stack(rows, 2), state
+
+    inputs = [q, k, v, state] + ([gate] if "gated" in rule else []) + ([beta] if "delta" in rule else [])
+    ours = lambda *x, **given: regard.torch.linear_attention(*x, rule=rule, return_state=True, **given)  # noqa: E731
+    gradients = torch.autograd.grad(loss(ours, lambda x: x), inputs, retain_graph=True)
+    expected = torch.autograd.grad(loss(plain, torch.Tensor.double), inputs, retain_graph=True)
+    for one, other in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+    # Of the state alone, and of nothing.
+    alone = torch.autograd.grad(ours(q, unit, v, **given)[1].sum(), v)[0]
+    assert torch.isfinite(alone).all() and alone.abs().sum() > 0
+    with torch.no_grad():
+        assert not ours(q, unit, v, **given)[0].requires_grad
+
+
+def test_favor_attention_has_gradients(rng):
+    q, k, v = (torch.from_numpy(0.7 * rng.standard_normal((1, 2, 40, 8))).float().requires_grad_() for _ in range(3))
+    features = regard.FavorFeatures(8, 64)
+    rows = torch.from_numpy(features.rows).double() * 8**-0.25
+    wide = [x.detach().double().requires_grad_() for x in (q, k, v)]
+    weights = (
+        (wide[0] @ rows.T).exp() @ (wide[1] @ rows.T - (wide[1] ** 2).sum(-1, keepdim=True) / 2 * 8**-0.5).exp().mT
+    ).tril()
+    expected = torch.autograd.grad((weights @ wide[2] / weights.sum(-1, keepdim=True)).sin().sum(), wide)
+    out = regard.torch.favor_attention(q, k, v, features=features)
+    for one, other in zip(torch.autograd.grad(out.sin().sum(), (q, k, v)), expected, strict=True):
+        torch.testing.assert_close(one.double(), other, rtol=1e-4, atol=1e-4)
+    for call in (regard.torch.favor_attention, regard.torch.linear_attention):
+        with pytest.raises(TypeError, match="float64"):
+            call(*wide)
+        # Without gradients it is computed.
+        assert call(*(x.detach() for x in wide)).dtype == torch.float64

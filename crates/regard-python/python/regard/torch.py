@@ -1,7 +1,8 @@
 """PyTorch: attention on the CPU by Regard, with gradients.
 
 :func:`scaled_dot_product_attention` has PyTorch's own signature and meaning. :func:`attention` is :func:`regard.attention`
-with gradients: its masks, sinks, softcap, lengths and log-sum-exp. Both work under ``torch.no_grad``, ``torch.autocast`` and
+with gradients: its masks, sinks, softcap, lengths and log-sum-exp; :func:`linear_attention` and :func:`favor_attention` are
+those of :mod:`regard` with gradients. The first two work under ``torch.no_grad``, ``torch.autocast`` and
 ``torch.compile``.
 
 >>> import torch, regard.torch
@@ -28,7 +29,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from regard import _regard
 
-__all__ = ["attention", "patched", "scaled_dot_product_attention"]
+__all__ = ["attention", "favor_attention", "linear_attention", "patched", "scaled_dot_product_attention"]
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -131,6 +132,111 @@ class _Attention(torch.autograd.Function):
         dbias = gradients.bias.to(bias.dtype) if ctx.needs_input_grad[3] else None
         dsinks = gradients.sinks.to(sinks.dtype) if ctx.needs_input_grad[4] else None
         return *gradients, dbias, dsinks, None, None, None
+
+
+def linear_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    rule: str = "linear",
+    decay: Tensor | None = None,
+    beta: Tensor | None = None,
+    state: Tensor | None = None,
+    scale: float | None = None,
+    causal: bool = True,
+    return_state: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """:func:`regard.linear_attention` of tensors, with gradients of ``q``, ``k``, ``v``, ``decay``, ``beta`` and ``state``.
+
+    Gradients are of float32, bfloat16 and float16.
+
+    >>> import torch, regard.torch
+    >>> q, k, v = torch.randn(3, 1, 4, 100, 16, requires_grad=True).unbind()
+    >>> decay = torch.nn.functional.logsigmoid(torch.randn(1, 4, 100, 1, requires_grad=True))
+    >>> out, state = regard.torch.linear_attention(q, k, v, rule="gated", decay=decay, return_state=True)
+    >>> (out.sum() + state.sum()).backward()
+    """
+    options = {"rule": rule, "scale": scale, "causal": causal}
+    if _wants_gradient(q, k, v, decay, beta, state):
+        out, after = _Linear.apply(q, k, v, decay, beta, state, options)
+    else:
+        given = {"decay": decay, "beta": beta, "state": state}
+        out, after = _regard.linear_attention(q, k, v, **given, **options, return_state=True)
+    return (out, after) if return_state else out
+
+
+class _Linear(torch.autograd.Function):
+    """A call of linear attention as a node of the graph of gradients."""
+
+    @staticmethod
+    def forward(ctx, q, k, v, decay, beta, state, options):
+        _refuse_wide(q)
+        ctx.save_for_backward(q, k, v, decay, beta, state)
+        ctx.options = options
+        ctx.set_materialize_grads(False)
+        out, after = _regard.linear_attention(q, k, v, decay=decay, beta=beta, state=state, **options, return_state=True)
+        ctx.shape = out.shape
+        return out, after
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, dout, dstate):
+        q, k, v, decay, beta, state = ctx.saved_tensors
+        dout = q.new_zeros(()).expand(ctx.shape) if dout is None else dout
+        given = {"decay": decay, "beta": beta, "state": state}
+        gradients = _regard.linear_attention_backward(q, k, v, dout, **given, **ctx.options, dstate=dstate)
+        dq, dk, dv = (of.to(x.dtype) for of, x in zip(gradients, (q, k, v), strict=True))
+        return dq, dk, dv, gradients.decay, gradients.beta, gradients.state if state is not None else None, None
+
+
+def _refuse_wide(q: Tensor) -> None:
+    if q.dtype == torch.float64:
+        raise TypeError(
+            "q has dtype torch.float64; gradients of linear attention are of float32, bfloat16 and float16: convert it"
+        )
+
+
+def favor_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    features: int | _regard.FavorFeatures | None = None,
+    seed: int = 0,
+    scale: float | None = None,
+    causal: bool = True,
+) -> Tensor:
+    """:func:`regard.favor_attention` of tensors, with gradients of ``q``, ``k`` and ``v``.
+
+    Gradients are of float32, bfloat16 and float16, and are those of the estimate with these features.
+
+    >>> import torch, regard.torch
+    >>> q, k, v = torch.randn(3, 1, 4, 100, 16, requires_grad=True).unbind()
+    >>> regard.torch.favor_attention(q, k, v, features=64).sum().backward()
+    """
+    options = {"features": features, "seed": seed, "scale": scale, "causal": causal}
+    if _wants_gradient(q, k, v):
+        return _Favor.apply(q, k, v, options)
+    return _regard.favor_attention(q, k, v, **options)
+
+
+class _Favor(torch.autograd.Function):
+    """A call of FAVOR+ as a node of the graph of gradients."""
+
+    @staticmethod
+    def forward(ctx, q, k, v, options):
+        _refuse_wide(q)
+        ctx.save_for_backward(q, k, v)
+        ctx.options = options
+        return _regard.favor_attention(q, k, v, **options)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, dout):
+        q, k, v = ctx.saved_tensors
+        gradients = _regard.favor_attention_backward(q, k, v, dout, **ctx.options)
+        return *(of.to(x.dtype) for of, x in zip(gradients, (q, k, v), strict=True)), None
 
 
 def scaled_dot_product_attention(

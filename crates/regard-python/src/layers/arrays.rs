@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 
 use ndarray::{ArrayView3, ArrayView4, ArrayViewD, IxDyn};
-use numpy::{PyArray1, PyArrayMethods, PyReadonlyArrayDyn, PyUntypedArray, PyUntypedArrayMethods};
+use numpy::{PyArray1, PyArrayMethods, PyUntypedArray};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -11,8 +11,8 @@ use regard_layers::{Error, Size};
 
 use crate::arrays::{Copies, room};
 use crate::dtype::Dtype;
-use crate::error::{of_memory, wrong_type};
-use crate::foreign::{Torch, View, numpy};
+use crate::error::of_memory;
+use crate::foreign::{Torch, View};
 
 /// Numbers, and how they lie.
 pub(super) struct Array {
@@ -162,27 +162,4 @@ pub(super) fn numpy_copy<'py>(py: Python<'py>, view: &ArrayViewD<'_, f32>) -> Py
     let mut numbers: Vec<f32> = room(view.shape()).map_err(of_memory)?;
     numbers.extend(view.iter());
     Ok(PyArray1::from_vec(py, numbers).reshape(IxDyn(view.shape()))?.into_any())
-}
-
-/// Whole numbers below 2³² of a list or an array, and their shape.
-///
-/// # Errors
-/// `TypeError` where there is something else; `ValueError` where one is below 0 or too large.
-pub(super) fn whole_numbers(name: &str, object: &Bound<'_, PyAny>) -> PyResult<(Vec<u32>, Vec<usize>)> {
-    let py = object.py();
-    let array = numpy(py)?.call_method1(intern!(py, "asarray"), (object,))?.cast_into::<PyUntypedArray>()?;
-    let shape = array.shape().to_vec();
-    if shape.contains(&0) {
-        return Ok((Vec::new(), shape));
-    }
-    if !matches!(array.dtype().getattr(intern!(py, "kind"))?.extract::<char>()?, 'i' | 'u') {
-        return Err(wrong_type(name, "an array of whole numbers", object));
-    }
-    let wide = array.call_method1(intern!(py, "astype"), (intern!(py, "int64"),))?;
-    let wide: PyReadonlyArrayDyn<'_, i64> = wide.extract()?;
-    let number = |&number: &i64| {
-        u32::try_from(number)
-            .map_err(|_| PyValueError::new_err(format!("`{name}` has {number}; expected whole numbers, 0 or more")))
-    };
-    Ok((wide.as_array().iter().map(number).collect::<PyResult<_>>()?, shape))
 }

@@ -15,7 +15,7 @@ use super::call::in_sequences;
 use super::layer::PyLayer;
 use super::settings::{RULES, Settings, size, split};
 use super::stream::PyStreaming;
-use crate::options::indices;
+use crate::numbers::indices;
 use crate::work::locked;
 
 /// How a mixer is made in a scope, once its settings are read.

@@ -11,7 +11,7 @@ use super::call::in_sequences;
 use super::layer::PyLayer;
 use super::settings::{RULES, Settings, size};
 use super::stream::PyStreaming;
-use crate::options::indices;
+use crate::numbers::indices;
 use crate::work::locked;
 
 /// One block of a transformer, norms first: ``h = x + mixer(norm1(x))``, ``y = h + feed_forward(norm2(h))``. Parameters of its

@@ -1,7 +1,5 @@
 //! What layers refuse, as Python's exceptions.
 
-use std::path::Path;
-
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use regard_layers::Error;
@@ -23,13 +21,5 @@ pub(super) fn not_written(error: Error) -> PyErr {
     match error {
         Error::File { .. } => PyOSError::new_err(error.to_string()),
         _ => refused(error),
-    }
-}
-
-/// `FileNotFoundError` and its like where there is nothing to read.
-pub(super) fn check_readable(path: &Path) -> PyResult<()> {
-    match std::fs::File::open(path) {
-        Ok(_) => Ok(()),
-        Err(error) => Err(std::io::Error::new(error.kind(), format!("{}: {error}", path.display())).into()),
     }
 }

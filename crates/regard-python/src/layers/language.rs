@@ -13,14 +13,14 @@ use regard_layers::{
 };
 use regard_models::sampling::{Sampler, SamplingOptions};
 
-use super::arrays::{Array, whole_numbers};
-use super::error::{check_readable, not_written, refused};
+use super::arrays::Array;
+use super::error::{not_written, refused};
 use super::module::{Ground, PyModule};
 use super::settings::{RULES, Settings, size, split};
 use super::stream::{Remembered, capacity};
-use crate::error::of_model;
-use crate::work::detached;
-use crate::work::locked;
+use crate::error::{check_readable, of_model};
+use crate::numbers::{whole, whole_numbers};
+use crate::work::{detached, locked};
 
 /// The largest vocabulary.
 const MOST_TOKENS: u64 = 1 << 31;
@@ -34,7 +34,7 @@ pub(super) fn language_config(
     dim: &Bound<'_, PyAny>,
     settings: &mut Settings<'_>,
 ) -> PyResult<LanguageConfig> {
-    let vocabulary = match crate::options::whole("vocabulary", vocabulary)? {
+    let vocabulary = match whole("vocabulary", vocabulary)? {
         vocabulary @ 1..=MOST_TOKENS => vocabulary as usize,
         other => {
             let problem = format!("`vocabulary` is {other}; expected from 1 to {MOST_TOKENS}");

@@ -11,8 +11,7 @@ use super::arrays::Array;
 use super::call::{Call, Function};
 use super::error::refused;
 use super::module::PyModule;
-use crate::work::detached;
-use crate::work::locked;
+use crate::work::{detached, locked};
 
 /// A layer: called it gives results, :meth:`forward` and :meth:`backward` also gradients.
 ///

@@ -10,7 +10,8 @@ use regard_layers::{Error, Gradients, Mode, Parameters, Precision, Scope, Worksp
 use regard_threads::Pool;
 
 use super::arrays::{Array, numpy_copy};
-use super::error::{check_readable, not_written, refused};
+use super::error::{not_written, refused};
+use crate::error::check_readable;
 use crate::work::locked;
 
 /// What learns: the base of all layers and models.

@@ -8,10 +8,11 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 use regard_layers::{Optimiser, OptimiserConfig, StoredTensors, gradient_norm, write_tensors};
 
-use super::error::{check_readable, not_written, refused};
+use super::error::{not_written, refused};
 use super::module::PyModule;
 use super::settings::Settings;
-use crate::options::number;
+use crate::error::check_readable;
+use crate::numbers::number;
 use crate::work::locked;
 
 /// AdamW (Loshchilov and Hutter, 2019) over the parameters of layers and models. Matrices decay; norms, biases and gates do not.

@@ -6,12 +6,13 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use regard_layers::{Embedding, Error, FeedForward, Gradients, Initial, Layer, Linear, Norm};
 
-use super::arrays::{Array, whole_numbers};
+use super::arrays::Array;
 use super::call::{Call, Function, OfRows, Tokens};
 use super::layer::PyLayer;
 use super::module::Ground;
 use super::settings::{Settings, size};
 use crate::foreign::AXES;
+use crate::numbers::whole_numbers;
 
 /// What binds a layer to rows that are each by themselves.
 fn apart<L: Layer + Clone + Send + Sync + 'static>(layer: &L) -> Box<dyn Function> {

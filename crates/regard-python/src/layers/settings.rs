@@ -7,9 +7,9 @@ use regard_kernels::Activation;
 use regard_layers::{Bias, FeedForwardKind, HeadSizes, LinearRule, NormKind};
 use regard_masks::Mask;
 
-use crate::error::{of_mask, wrong_type};
-use crate::mask::PyMask;
-use crate::options;
+use crate::error::wrong_type;
+use crate::mask::by_name;
+use crate::numbers;
 
 /// The largest width, head or number of heads. Products of three of them can be counted.
 const MOST: usize = 1 << 20;
@@ -60,12 +60,12 @@ impl<'py> Settings<'py> {
 
     /// A whole number, 0 or more.
     pub(super) fn count(&mut self, name: &str, usual: u64) -> PyResult<u64> {
-        self.take(name).map_or(Ok(usual), |value| options::whole(name, &value))
+        self.take(name).map_or(Ok(usual), |value| numbers::whole(name, &value))
     }
 
     /// A number, if it is given.
     pub(super) fn number(&mut self, name: &str) -> PyResult<Option<f64>> {
-        self.take(name).map(|value| options::number(name, &value)).transpose()
+        self.take(name).map(|value| numbers::number(name, &value)).transpose()
     }
 
     /// A number as layers have it.
@@ -104,13 +104,7 @@ impl<'py> Settings<'py> {
     /// A mask, or its expression; every pair unless given.
     pub(super) fn mask(&mut self) -> PyResult<Mask> {
         let Some(given) = self.take("mask") else { return Ok(Mask::full()) };
-        if let Ok(mask) = given.cast::<PyMask>() {
-            return Ok(mask.get().0.clone());
-        }
-        match given.cast::<PyString>() {
-            Ok(expression) => expression.to_str()?.parse().map_err(of_mask),
-            Err(_) => Err(wrong_type("mask", "a regard.Mask or its expression", &given)),
-        }
+        by_name(&given)?.ok_or_else(|| wrong_type("mask", "a regard.Mask or its expression", &given))
     }
 
     /// The sizes of heads.
@@ -163,7 +157,7 @@ pub(super) const RULES: [(&str, LinearRule); 5] = [
 
 /// A width, or a number of heads.
 pub(super) fn size(name: &str, value: &Bound<'_, PyAny>) -> PyResult<usize> {
-    match options::whole(name, value)? as usize {
+    match numbers::count(name, value)? {
         size @ 1..=MOST => Ok(size),
         other => Err(PyValueError::new_err(format!("`{name}` is {other}; expected from 1 to {MOST}"))),
     }

@@ -13,8 +13,8 @@ use super::error::refused;
 use super::layer::PyLayer;
 use super::module::Ground;
 use super::settings::size;
-use crate::work::detached;
-use crate::work::locked;
+use crate::numbers::count;
+use crate::work::{detached, locked};
 
 /// What reads the next tokens of sequences.
 pub(super) trait Streams: Send + Sync {
@@ -112,7 +112,7 @@ const MOST: usize = 1 << 31;
 /// A number of tokens to make room for.
 pub(super) fn capacity(value: Option<&Bound<'_, PyAny>>) -> PyResult<usize> {
     let Some(value) = value else { return Ok(CAPACITY) };
-    match crate::options::whole("capacity", value)? as usize {
+    match count("capacity", value)? {
         capacity @ 1..=MOST => Ok(capacity),
         other => Err(PyValueError::new_err(format!("`capacity` is {other}; expected from 1 to {MOST}"))),
     }

@@ -8,13 +8,13 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use regard_layers::{NotFinite, Precision, Schedule, Trainer, TrainingConfig, Workspace};
 
-use super::arrays::whole_numbers;
-use super::error::{check_readable, not_written, refused};
+use super::error::{not_written, refused};
 use super::language::{PyLanguageModel, language_config, precision, recomputation};
 use super::optimiser::{optimiser_config, rate};
 use super::settings::Settings;
-use crate::work::detached;
-use crate::work::locked;
+use crate::error::check_readable;
+use crate::numbers::whole_numbers;
+use crate::work::{detached, locked};
 
 /// A language model in training on windows of a text, as ``regard train`` does it. All that a step depends on is the model, the
 /// moments and the number of the step: with what :meth:`save_model` and :meth:`save_state` write it goes on as if it had never

@@ -14,7 +14,9 @@ use regard_models::{CacheDtype, Folder, Model};
 use super::perplexity::{Windows, perplexity};
 use super::request::writing;
 use super::stream::PyStream;
-use super::{check_readable, failed, load_options, token_ids};
+use super::{failed, load_options, token_ids};
+use crate::dtype;
+use crate::error::check_readable;
 use crate::work::detached;
 
 /// A language model from a file: a Llama, Mistral, Qwen, Gemma or Phi, in GGUF or as Hugging Face's libraries save it.
@@ -156,7 +158,7 @@ impl PyDecoder {
         ids: &Bound<'_, PyAny>,
         cache_dtype: &str,
     ) -> PyResult<Bound<'py, PyArray2<f32>>> {
-        let (vocabulary, cache) = (self.vocabulary(), super::cache_dtype(cache_dtype)?);
+        let (vocabulary, cache) = (self.vocabulary(), dtype::cache_dtype("cache_dtype", cache_dtype)?);
         let ids = token_ids("ids", ids, vocabulary)?;
         let logits = detached(py, || all_logits(&self.0, &ids, cache))??;
         PyArray1::from_vec(py, logits).reshape([ids.len(), vocabulary])
@@ -187,7 +189,7 @@ impl PyDecoder {
         if windows == Some(0) {
             return Err(PyValueError::new_err("`windows` is 0; expected at least 1"));
         }
-        let cache = super::cache_dtype(cache_dtype)?;
+        let cache = dtype::cache_dtype("cache_dtype", cache_dtype)?;
         let windows = Windows { context, most: windows.unwrap_or(usize::MAX), cache };
         detached(py, || perplexity(&self.0, text, &windows))?
     }

@@ -10,8 +10,8 @@ use regard_models::encoder::EncoderDescription;
 use regard_models::{Description, Encoder, Error, Folder, Precision};
 use regard_threads::interrupted;
 
-use super::{check_readable, failed, load_options};
-use crate::error::wrong_type;
+use super::{failed, load_options};
+use crate::error::{check_readable, wrong_type};
 use crate::work::detached;
 
 /// Texts between which Ctrl-C is heard: their tokens are made at one go, in some tenths of a second. Of so many enough have the

@@ -7,17 +7,14 @@ mod request;
 mod stream;
 mod text;
 
-use std::io;
-use std::path::Path;
-
 use pyo3::exceptions::{PyMemoryError, PyValueError};
 use pyo3::prelude::*;
-use regard_models::{CacheDtype, Error, LoadOptions};
+use regard_models::{Error, LoadOptions};
 use regard_simd::Isa;
 use regard_threads::Pool;
 
 use crate::error::of_model;
-use crate::options::indices;
+use crate::numbers::indices;
 
 pub(crate) use decoder::PyDecoder;
 pub(crate) use encoder::PyEncoder;
@@ -30,14 +27,6 @@ fn load_options(threads: Option<usize>, isa: Option<&str>) -> PyResult<LoadOptio
     Ok(LoadOptions { threads: Some(threads), isa })
 }
 
-/// `FileNotFoundError` and its like before anything is read, where there is nothing to read.
-fn check_readable(path: &Path) -> PyResult<()> {
-    match path.metadata() {
-        Ok(_) => Ok(()),
-        Err(error) => Err(io::Error::new(error.kind(), format!("{}: {error}", path.display())).into()),
-    }
-}
-
 /// An error of the engine, by which memory that is not there can be told from a file that is wrong.
 fn failed(error: Error) -> PyErr {
     match error {
@@ -48,20 +37,6 @@ fn failed(error: Error) -> PyErr {
             PyMemoryError::new_err(error.to_string())
         }
         _ => of_model(&error),
-    }
-}
-
-/// How keys and values are stored.
-fn cache_dtype(name: &str) -> PyResult<CacheDtype> {
-    match name {
-        "float32" => Ok(CacheDtype::F32),
-        "float16" => Ok(CacheDtype::F16),
-        "bfloat16" => Ok(CacheDtype::Bf16),
-        "int8" => Ok(CacheDtype::Int8),
-        other => {
-            let expected = "expected 'float32', 'bfloat16', 'float16' or 'int8'";
-            Err(PyValueError::new_err(format!("`cache_dtype` is '{other}'; {expected}")))
-        }
     }
 }
 

@@ -12,10 +12,11 @@ use regard_models::tokenizer::Special;
 use regard_models::{CacheDtype, Model};
 
 use super::decoder::PyDecoder;
+use super::failed;
 use super::text::Writing;
-use super::{cache_dtype, failed};
+use crate::dtype::cache_dtype;
 use crate::error::wrong_type;
-use crate::options::{number, whole};
+use crate::numbers::{number, whole};
 use crate::work::detached;
 
 /// Tokens of a text at most, where nobody says how many.
@@ -109,7 +110,7 @@ impl<'py> Asked<'py> {
         match (name, given) {
             ("max_tokens", Some(value)) => self.max_tokens = positive(name, value)?,
             ("context", Some(value)) => self.context = Some(positive(name, value)?),
-            ("cache_dtype", Some(value)) => self.cache = cache_dtype(&text(name, value)?)?,
+            ("cache_dtype", Some(value)) => self.cache = cache_dtype(name, &text(name, value)?)?,
             ("temperature", given) => self.sampling.temperature = given.map(real).transpose()?,
             ("top_k", given) => self.sampling.top_k = given.map(count).transpose()?,
             ("top_p", given) => self.sampling.top_p = given.map(real).transpose()?,
