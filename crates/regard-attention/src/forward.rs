@@ -205,6 +205,11 @@ impl<'a, T: Element, E: Transposable> Packed<'_, 'a, T, E> {
         match self.phase().regime {
             Regime::Strips => return self.strip_need().times(threads),
             Regime::Edges => return self.by_edges().need(threads),
+            Regime::Splits if self.packs_by_itself() => {
+                let worker = self.split_need().and(self.fold.worker_need());
+                let row = Need::of::<f32>(self.fold.plan.shape.dim_v);
+                return self.fold.states_need(self.splits_in_flight()).and(worker.and(row).times(threads));
+            }
             Regime::Blocks | Regime::Splits => {}
         }
         let in_flight = self.in_flight();
@@ -244,6 +249,7 @@ impl<'a, T: Element, E: Transposable> Packed<'_, 'a, T, E> {
         match self.phase().regime {
             Regime::Strips => return self.run_strips(query, out, lse, frame, pool),
             Regime::Edges => return self.by_edges().run(query, |unit| self.source(unit), out, lse, frame, pool),
+            Regime::Splits if self.packs_by_itself() => return self.run_splits(query, out, lse, frame, pool),
             Regime::Blocks | Regime::Splits => {}
         }
         let in_flight = self.in_flight();
@@ -260,6 +266,86 @@ impl<'a, T: Element, E: Transposable> Packed<'_, 'a, T, E> {
             self.fold.run(units, panels, &query, out.reborrow(), lse.reborrow(), &mut frame, pool)?;
         }
         Ok(())
+    }
+
+    /// Whether a split packs the keys that it folds, as no other does. Gathered keys may stand in any of them.
+    fn packs_by_itself(&self) -> bool {
+        let plan = self.fold.plan;
+        let gathers = |index| {
+            let unit = self.fold.unit(index);
+            plan.layout(unit.sequence, unit.head).lists() > 0
+        };
+        !(0..self.fold.units()).any(gathers)
+    }
+
+    /// Panels of a split, at most.
+    fn panels_of_a_split(&self) -> usize {
+        self.phase().sequences.iter().map(|&number| self.fold.plan.sequences[number].split_panels).max().unwrap_or(0)
+    }
+
+    /// Scratch of a split's panels.
+    fn split_need(&self) -> Need {
+        let (panels, size) = (self.panels_of_a_split(), self.room.size);
+        Room { size, panels, chunk: panels }.need::<E>().and(Need::of::<u8>(panels))
+    }
+
+    /// Units whose states are there at once.
+    fn splits_in_flight(&self) -> usize {
+        (IN_FLIGHT_BYTES / self.fold.states_need(1).bytes().max(1)).clamp(1, self.fold.units().max(1))
+    }
+
+    /// Each split packs what it reads for itself: read once from memory, and folded while a cache has it.
+    fn run_splits<'d, O: Number>(
+        &self,
+        query: impl Fn(Unit, usize, usize) -> &'d [T] + Sync,
+        mut out: TensorMut<'_, O>,
+        mut lse: TensorMut<'_, f32>,
+        frame: &mut Frame<'_>,
+        pool: &Pool,
+    ) -> Result<(), Error>
+    where
+        T: 'd,
+    {
+        let need = self.split_need().and(self.fold.worker_need());
+        let task = |frame: &mut Frame<'_>,
+                    (index, split): (usize, usize),
+                    out: TensorMut<'_, f32>,
+                    lse: TensorMut<'_, f32>| {
+            let (panels, size) = (self.panels_of_a_split(), self.room.size);
+            let mut packed = Room { size, panels, chunk: panels }.take::<E>(frame, 1);
+            let kept = frame.take_zeroed::<u8>(panels);
+            let first = self.pack_split((index, split), kept, &mut packed)?;
+            self.fold.split(frame, Panels::Split(packed.into_run(), first), (index, split), &query, out, lse)
+        };
+        let in_flight = self.splits_in_flight();
+        for first in (0..self.fold.units()).step_by(in_flight) {
+            let units = first..self.fold.units().min(first + in_flight);
+            let (out, lse) = (out.reborrow(), lse.reborrow());
+            self.fold.run_splits(units, need, task, out, lse, &mut frame.scope(), pool)?;
+        }
+        Ok(())
+    }
+
+    /// Packs the panels of a split that its queries keep any keys of, and says which the first of all is. `kept` begins as zeros.
+    fn pack_split(
+        &self,
+        (index, split): (usize, usize),
+        kept: &mut [u8],
+        packed: &mut RunMut<'_, E>,
+    ) -> Result<usize, Error> {
+        let (plan, unit) = (self.fold.plan, self.fold.unit(index));
+        let (layout, panels) = (plan.layout(unit.sequence, unit.head), plan.sequences[unit.sequence].split(split));
+        for span in layout.tiles().flat_map(|tile| layout.tile(tile)).map(|span| span.panels()) {
+            let here = span.start.max(panels.start)..span.end.min(panels.end);
+            here.for_each(|panel| kept[panel - panels.start] = 1);
+        }
+        let (keys, values) = self.source(unit);
+        for panel in panels.clone().filter(|panel| kept[panel - panels.start] == 1) {
+            let rows = panel * PANEL..keys.rows().min(panel * PANEL + PANEL);
+            let (keys, values) = (keys.block(rows.clone(), 0..keys.cols()), values.block(rows, 0..values.cols()));
+            packed.part_mut(panel - panels.start).write(plan.kernels, 0, keys, values)?;
+        }
+        Ok(panels.start)
     }
 
     /// Each task packs what it reads for itself.

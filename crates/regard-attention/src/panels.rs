@@ -37,6 +37,8 @@ impl PanelSize {
 pub(crate) enum Panels<'a, E: Operand> {
     /// One run.
     Whole(Run<'a, E>),
+    /// Those of a split, a run whose first panel is this one.
+    Split(Run<'a, E>, usize),
     /// A run a page.
     Paged(HeadPages<'a>),
     /// Those that a strip holds, and the place of each panel among them.
@@ -47,7 +49,7 @@ impl<'a, E: Operand> Panels<'a, E> {
     /// How many words a panel takes.
     pub(crate) fn size(&self) -> PanelSize {
         match self {
-            Panels::Whole(run) | Panels::Strip(run, _) => run.size,
+            Panels::Whole(run) | Panels::Split(run, _) | Panels::Strip(run, _) => run.size,
             Panels::Paged(pages) => pages.format.size,
         }
     }
@@ -55,7 +57,7 @@ impl<'a, E: Operand> Panels<'a, E> {
     /// Where the run ends that panel `panel` lies in.
     pub(crate) fn run_end(&self, panel: usize) -> usize {
         match self {
-            Panels::Whole(_) => usize::MAX,
+            Panels::Whole(_) | Panels::Split(..) => usize::MAX,
             Panels::Paged(_) => (panel / PAGE_PANELS + 1) * PAGE_PANELS,
             Panels::Strip(_, places) => {
                 let next_to = |pair: &&[u32]| pair[1] == pair[0].wrapping_add(1);
@@ -68,6 +70,7 @@ impl<'a, E: Operand> Panels<'a, E> {
     pub(crate) fn run(&self, panels: Range<usize>) -> Run<'a, E> {
         match self {
             Panels::Whole(run) => run.part(panels),
+            Panels::Split(run, first) => run.part(panels.start - first..panels.end - first),
             Panels::Paged(pages) => {
                 let page = panels.start / PAGE_PANELS;
                 let first = page * PAGE_PANELS;

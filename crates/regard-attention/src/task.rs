@@ -96,12 +96,15 @@ impl<'p, 'a, E: Operand> Fold<'p, 'a, E> {
     /// Scratch that [`Fold::run`] takes for so many units at once: the workers', the states of the splits, and a row each
     /// to merge them in.
     pub(crate) fn need(&self, in_flight: usize, threads: usize) -> Need {
+        self.states_need(in_flight).and(self.worker_need().and(Need::of::<f32>(self.plan.shape.dim_v)).times(threads))
+    }
+
+    /// Scratch for the states of the splits of so many units.
+    pub(crate) fn states_need(&self, units: usize) -> Need {
         let rows = self.group * self.most(|sequence| sequence.queries.len());
         let splits = if self.phase.regime == Regime::Splits { self.most(|sequence| sequence.splits) } else { 0 };
-        let states = in_flight.saturating_mul(splits).saturating_mul(rows);
-        Need::of::<f32>(states.saturating_mul(self.plan.shape.dim_v.max(1)))
-            .and(Need::of::<f32>(states))
-            .and(self.worker_need().and(Need::of::<f32>(self.plan.shape.dim_v)).times(threads))
+        let states = units.saturating_mul(splits).saturating_mul(rows);
+        Need::of::<f32>(states.saturating_mul(self.plan.shape.dim_v.max(1))).and(Need::of::<f32>(states))
     }
 
     /// Folds a range of the phase's units, all cores together. `query` gives the row of query `i` (of the sequence) and
@@ -120,69 +123,67 @@ impl<'p, 'a, E: Operand> Fold<'p, 'a, E> {
         if units.is_empty() {
             return Ok(());
         }
-        let failure = Failure::default();
-        let cuts = &self.phase.cuts;
-        let kv_heads = self.plan.shape.kv_heads;
-        let blocks_of = |unit: usize| cuts.blocks(unit / kv_heads, unit % kv_heads);
-        let blocks = blocks_of(units.start).start..blocks_of(units.end - 1).end;
-        let results = backwards((out.cut(self.group, cuts)?, lse.cut(self.group, cuts)?), blocks);
-        if self.phase.regime != Regime::Splits {
-            let workers = frame.split(pool.threads(), self.worker_need());
-            pool.run_in(workers, results, |frame, _, (index, (mut out, mut lse))| {
-                let (stretch, head, block) = cuts.place(index);
-                let unit = Unit { sequence: self.phase.sequences[stretch], head };
-                let sequence = &self.plan.sequences[unit.sequence];
-                let queries = block * sequence.block..((block + 1) * sequence.block).min(sequence.queries.len());
-                let head = panels(stretch * kv_heads + head);
-                let query = |i, g| query(unit, i, g);
-                let (frame, first) = (&mut frame.scope(), queries.start);
-                failure.catch(|| {
-                    self.block(
-                        frame,
-                        head,
-                        unit,
-                        None,
-                        queries,
-                        query,
-                        first,
-                        &mut out,
-                        &mut lse,
-                        &mut Ahead::default(),
-                    )
-                });
-            });
-            return failure.into_result();
+        if self.phase.regime == Regime::Splits {
+            let task = |frame: &mut Frame<'_>, at: (usize, usize), out: TensorMut<'_, f32>, lse: TensorMut<'_, f32>| {
+                self.split(frame, panels(at.0), at, &query, out, lse)
+            };
+            return self.run_splits(units, self.worker_need(), task, out, lse, frame, pool);
         }
+        let (failure, cuts, kv_heads) = (Failure::default(), &self.phase.cuts, self.plan.shape.kv_heads);
+        let results = backwards((out.cut(self.group, cuts)?, lse.cut(self.group, cuts)?), self.blocks(units));
+        let workers = frame.split(pool.threads(), self.worker_need());
+        pool.run_in(workers, results, |frame, _, (index, (mut out, mut lse))| {
+            let (stretch, head, block) = cuts.place(index);
+            let unit = Unit { sequence: self.phase.sequences[stretch], head };
+            let sequence = &self.plan.sequences[unit.sequence];
+            let queries = block * sequence.block..((block + 1) * sequence.block).min(sequence.queries.len());
+            let head = panels(stretch * kv_heads + head);
+            let query = |i, g| query(unit, i, g);
+            let (frame, first) = (&mut frame.scope(), queries.start);
+            failure.catch(|| {
+                self.block(frame, head, unit, None, queries, query, first, &mut out, &mut lse, &mut Ahead::default())
+            });
+        });
+        failure.into_result()
+    }
 
+    /// The blocks of queries of a range of the phase's units.
+    fn blocks(&self, units: Range<usize>) -> Range<usize> {
+        let kv_heads = self.plan.shape.kv_heads;
+        let blocks_of = |unit: usize| self.phase.cuts.blocks(unit / kv_heads, unit % kv_heads);
+        blocks_of(units.start).start..blocks_of(units.end - 1).end
+    }
+
+    /// Computes the splits of a range of units by `task`, which is told the unit and the split and has this much scratch, and
+    /// merges their states. It writes the state of all queries of the unit over the keys of the split.
+    #[allow(clippy::too_many_arguments, reason = "the outputs, and what the call runs on")]
+    pub(crate) fn run_splits<O: Number>(
+        &self,
+        units: Range<usize>,
+        need: Need,
+        task: impl Fn(&mut Frame<'_>, (usize, usize), TensorMut<'_, f32>, TensorMut<'_, f32>) -> Result<(), Error> + Sync,
+        out: TensorMut<'_, O>,
+        lse: TensorMut<'_, f32>,
+        frame: &mut Frame<'_>,
+        pool: &Pool,
+    ) -> Result<(), Error> {
+        let (failure, cuts, kv_heads) = (Failure::default(), &self.phase.cuts, self.plan.shape.kv_heads);
+        let results = backwards((out.cut(self.group, cuts)?, lse.cut(self.group, cuts)?), self.blocks(units.clone()));
         let dim = self.plan.shape.dim_v;
         let (rows, count) = self.states(units.clone());
         // A row without elements still has a place, so that there are as many parts of `outs` as of `lses`.
         let stride = rows * dim.max(1);
         let (outs, lses) = (frame.take::<f32>(count * stride), frame.take::<f32>(count * rows));
-        let workers = frame.split(pool.threads(), self.worker_need());
+        let workers = frame.split(pool.threads(), need);
         let parts = (chunks_of(outs, stride), chunks_of(lses, rows));
         pool.run_in(workers, parts, |frame, index, (out, lse)| {
-            let (index, split) = self.split(units.start, index);
-            let unit = self.unit(index);
-            let queries = self.plan.sequences[unit.sequence].queries.len();
+            let (index, split) = self.split_of(units.start, index);
+            let queries = self.plan.sequences[self.unit(index).sequence].queries.len();
             let rows = self.group * queries;
             failure.catch(|| {
-                let mut out = TensorMut::contiguous(&mut out[..rows * dim], [1, self.group, queries, dim])?;
-                let mut lse = TensorMut::contiguous(&mut lse[..rows], [1, self.group, queries, 1])?;
-                let query = |i, g| query(unit, i, g);
-                let frame = &mut frame.scope();
-                self.block(
-                    frame,
-                    panels(index),
-                    unit,
-                    Some(split),
-                    0..queries,
-                    query,
-                    0,
-                    &mut out,
-                    &mut lse,
-                    &mut Ahead::default(),
-                )
+                let out = TensorMut::contiguous(&mut out[..rows * dim], [1, self.group, queries, dim])?;
+                let lse = TensorMut::contiguous(&mut lse[..rows], [1, self.group, queries, 1])?;
+                task(&mut frame.scope(), (index, split), out, lse)
             });
         });
         failure.into_result()?;
@@ -220,8 +221,24 @@ impl<'p, 'a, E: Operand> Fold<'p, 'a, E> {
         Ok(())
     }
 
+    /// The state of all queries of a unit over the keys of a split.
+    pub(crate) fn split<'d, T: Number>(
+        &self,
+        frame: &mut Frame<'_>,
+        head: Panels<'_, E>,
+        (index, split): (usize, usize),
+        query: impl Fn(Unit, usize, usize) -> &'d [T],
+        mut out: TensorMut<'_, f32>,
+        mut lse: TensorMut<'_, f32>,
+    ) -> Result<(), Error> {
+        let unit = self.unit(index);
+        let queries = 0..self.plan.sequences[unit.sequence].queries.len();
+        let query = |i, g| query(unit, i, g);
+        self.block(frame, head, unit, Some(split), queries, query, 0, &mut out, &mut lse, &mut Ahead::default())
+    }
+
     /// The unit and the split of a task, of which task 0 is the first split of unit `first`.
-    fn split(&self, first: usize, task: usize) -> (usize, usize) {
+    fn split_of(&self, first: usize, task: usize) -> (usize, usize) {
         let kv_heads = self.plan.shape.kv_heads;
         let (mut unit, mut task) = (first, task);
         loop {
