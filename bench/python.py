@@ -1,11 +1,13 @@
-"""What a call costs through Python, and what a sentence model gains: Regard and PyTorch in turns, each checked first.
+"""What a call costs through Python, what one new token does, and what a sentence model gains: Regard and PyTorch in turns,
+each checked first.
 
-    python bench/python.py             # small calls
+    python bench/python.py             # small calls, and one query over keys in tensors
     python bench/python.py MODEL       # sentences too, through a model's folder, such as all-MiniLM-L6-v2
     python bench/python.py --quick     # a look, in a second
 """
 
 import argparse
+import itertools
 import pathlib
 import statistics
 import time
@@ -19,6 +21,8 @@ import torch.nn.functional as F
 LOOMINGS = pathlib.Path(__file__).parent / "loomings.txt"
 # So long everything works before it is timed: cores that rested are slow at first.
 WAKING_S = 0.025
+# Bytes of all copies of keys and values: more than any cache holds.
+FROM_MEMORY = 128 << 20
 
 
 def in_turns(calls, rounds, each):
@@ -59,6 +63,27 @@ def small_calls(rounds):
         print(f"| `{name}` | {seconds * 1e6:.1f} |")
 
 
+def new_tokens(rounds):
+    """One query over keys and values that are tensors, as caches of Hugging Face's hold them; they come from memory."""
+    print("\n| one query: heads, of keys, keys, dim | type | PyTorch, ms | Regard, ms | |\n| --- | --- | --- | --- | --- |")
+    for heads, kv_heads, keys, dim in ((32, 8, 8192, 128), (14, 2, 8192, 64), (8, 8, 8192, 64), (32, 8, 1024, 128)):
+        for dtype in (torch.float32, torch.bfloat16):
+            q = torch.randn(1, heads, 1, dim).to(dtype)
+            k, v = torch.randn(2, 1, kv_heads, keys, dim).to(dtype)
+            copies = [(k, v)] + [(k.clone(), v.clone()) for _ in range(FROM_MEMORY // (k.nbytes + v.nbytes))]
+            pairs = itertools.cycle(copies)
+            calls = {
+                "PyTorch": lambda q=q, pairs=pairs: F.scaled_dot_product_attention(q, *next(pairs), enable_gqa=True),
+                "Regard": lambda q=q, pairs=pairs: regard.torch.scaled_dot_product_attention(q, *next(pairs), enable_gqa=True),
+            }
+            exact = F.scaled_dot_product_attention(q.double(), k.double(), v.double(), enable_gqa=True)
+            error = (calls["Regard"]().double() - exact).abs().max().item()
+            assert error < (1e-5 if dtype == torch.float32 else 2e-2), f"one query is off by {error}"
+            theirs, ours = (1e3 * seconds for seconds in in_turns(calls, rounds, 1).values())
+            name = str(dtype).removeprefix("torch.")
+            print(f"| {heads}, {kv_heads}, {keys}, {dim} | {name} | {theirs:.2f} | {ours:.2f} | {theirs / ours:.1f}× |")
+
+
 def sentences(folder, rounds):
     """128 runs of 20 words and 32 of 200 through a model, with PyTorch's attention and with Regard's."""
     import regard.transformers
@@ -94,6 +119,7 @@ def main():
     rounds = 1 if options.quick else 9
     torch.set_num_threads(regard.num_threads())
     small_calls(rounds)
+    new_tokens(rounds)
     if options.model:
         sentences(options.model, rounds)
 

@@ -5,9 +5,9 @@ use std::sync::{Mutex, MutexGuard};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
-use regard_attention::{Cache, Cached, Element, PAGE, PagePool, PagedCache, Plan, Sequences, Shape};
+use regard_attention::{Cache, Cached, Element, Error, PAGE, PagePool, PagedCache, Plan, Sequences, Shape};
 use regard_kernels::Number;
-use regard_memory::Arena;
+use regard_memory::{Arena, Tensor};
 use regard_simd::Isa;
 use regard_threads::Pool;
 
@@ -68,41 +68,41 @@ impl PyCache {
 
     /// Forgets the tokens from ``len`` on.
     fn truncate(&self, len: &Bound<'_, PyAny>) -> PyResult<()> {
-        locked(len.py(), &self.0).truncate(count("len", len)?);
+        locked(len.py(), &self.0)?.truncate(count("len", len)?);
         Ok(())
     }
 
     /// A copy that goes its own way.
     fn fork(&self, py: Python<'_>) -> PyResult<Self> {
-        let copy = locked(py, &self.0).fork().map_err(of_attention)?;
-        Ok(PyCache(Mutex::new(copy)))
+        let cache = &*locked(py, &self.0)?;
+        py.detach(|| cache.fork()).map(|copy| PyCache(Mutex::new(copy))).map_err(of_attention)
     }
 
     /// Tokens, at most.
     #[getter]
-    fn capacity(&self, py: Python<'_>) -> usize {
-        locked(py, &self.0).capacity()
+    fn capacity(&self, py: Python<'_>) -> PyResult<usize> {
+        Ok(locked(py, &self.0)?.capacity())
     }
 
     /// Bytes that a full cache takes.
     #[getter]
-    fn nbytes(&self, py: Python<'_>) -> usize {
-        locked(py, &self.0).bytes()
+    fn nbytes(&self, py: Python<'_>) -> PyResult<usize> {
+        Ok(locked(py, &self.0)?.bytes())
     }
 
     /// How numbers are stored.
     #[getter]
-    fn dtype(&self, py: Python<'_>) -> &'static str {
-        cache_dtype_name(locked(py, &self.0).dtype())
+    fn dtype(&self, py: Python<'_>) -> PyResult<&'static str> {
+        Ok(cache_dtype_name(locked(py, &self.0)?.dtype()))
     }
 
-    fn __len__(&self, py: Python<'_>) -> usize {
-        locked(py, &self.0).len()
+    fn __len__(&self, py: Python<'_>) -> PyResult<usize> {
+        Ok(locked(py, &self.0)?.len())
     }
 
-    fn __repr__(&self, py: Python<'_>) -> String {
-        let cache = locked(py, &self.0);
-        format!("<Cache of {} of {} tokens in {}>", cache.len(), cache.capacity(), cache_dtype_name(cache.dtype()))
+    fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
+        let cache = locked(py, &self.0)?;
+        Ok(format!("<Cache of {} of {} tokens in {}>", cache.len(), cache.capacity(), cache_dtype_name(cache.dtype())))
     }
 }
 
@@ -187,39 +187,35 @@ impl PyPagedCache {
 
     /// Forgets the tokens from ``len`` on; pages that nobody else holds are free again.
     fn truncate(&self, len: &Bound<'_, PyAny>) -> PyResult<()> {
-        locked(len.py(), &self.cache).truncate(count("len", len)?);
+        locked(len.py(), &self.cache)?.truncate(count("len", len)?);
         Ok(())
     }
 
     /// A cache that begins as this one does, and shares its pages.
-    fn fork(&self, py: Python<'_>) -> Self {
-        PyPagedCache { cache: Mutex::new(locked(py, &self.cache).fork()), sizes: self.sizes }
+    fn fork(&self, py: Python<'_>) -> PyResult<Self> {
+        Ok(PyPagedCache { cache: Mutex::new(locked(py, &self.cache)?.fork()), sizes: self.sizes })
     }
 
     /// Pages that it holds, alone or with others.
     #[getter]
-    fn pages(&self, py: Python<'_>) -> usize {
-        locked(py, &self.cache).pages()
+    fn pages(&self, py: Python<'_>) -> PyResult<usize> {
+        Ok(locked(py, &self.cache)?.pages())
     }
 
     /// How numbers are stored.
     #[getter]
-    fn dtype(&self, py: Python<'_>) -> &'static str {
-        cache_dtype_name(locked(py, &self.cache).dtype())
+    fn dtype(&self, py: Python<'_>) -> PyResult<&'static str> {
+        Ok(cache_dtype_name(locked(py, &self.cache)?.dtype()))
     }
 
-    fn __len__(&self, py: Python<'_>) -> usize {
-        locked(py, &self.cache).len()
+    fn __len__(&self, py: Python<'_>) -> PyResult<usize> {
+        Ok(locked(py, &self.cache)?.len())
     }
 
-    fn __repr__(&self, py: Python<'_>) -> String {
-        let cache = locked(py, &self.cache);
-        format!(
-            "<PagedCache of {} tokens on {} pages in {}>",
-            cache.len(),
-            cache.pages(),
-            cache_dtype_name(cache.dtype())
-        )
+    fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
+        let cache = locked(py, &self.cache)?;
+        let (tokens, pages, dtype) = (cache.len(), cache.pages(), cache_dtype_name(cache.dtype()));
+        Ok(format!("<PagedCache of {tokens} tokens on {pages} pages in {dtype}>"))
     }
 }
 
@@ -236,7 +232,7 @@ fn sizes(
 /// What both kinds of cache do.
 trait Grows: Cached + Send {
     fn tokens(&self) -> usize;
-    fn add<T: Element + Scalar>(&mut self, k: &View<'_>, v: &View<'_>) -> PyResult<()>;
+    fn add<T: Element>(&mut self, k: Tensor<'_, T>, v: Tensor<'_, T>) -> Result<(), Error>;
 }
 
 macro_rules! grows {
@@ -246,9 +242,8 @@ macro_rules! grows {
                 self.len()
             }
 
-            fn add<T: Element + Scalar>(&mut self, k: &View<'_>, v: &View<'_>) -> PyResult<()> {
-                let isa = Isa::from_environment().map_err(|error| of_attention(error.into()))?;
-                self.append(k.tensor::<T>()?, v.tensor::<T>()?, isa, Pool::global()).map_err(of_attention)
+            fn add<T: Element>(&mut self, k: Tensor<'_, T>, v: Tensor<'_, T>) -> Result<(), Error> {
+                self.append(k, v, Isa::from_environment()?, Pool::global())
             }
         }
     )*};
@@ -259,8 +254,13 @@ fn append<C: Grows>(py: Python<'_>, k: &Bound<'_, PyAny>, v: &Bound<'_, PyAny>, 
     let view = |name, array| View::of(name, array)?.readable(Copies::Allowed);
     let (k, v) = (view("k", k)?, view("v", v)?);
     same_dtype(&k, &[&v])?;
-    let mut cache = locked(py, cache);
-    with_narrow_type!(k.dtype, T => cache.add::<T>(&k, &v))
+    let mut cache = locked(py, cache)?;
+    let cache = &mut *cache;
+    // It is not interrupted: a cache holds whole tokens.
+    with_narrow_type!(k.dtype, T => {
+        let (k, v) = (k.tensor::<T>()?, v.tensor()?);
+        py.detach(|| cache.add(k, v)).map_err(of_attention)
+    })
 }
 
 /// Attention over caches: a few new queries over all tokens so far.
@@ -298,10 +298,11 @@ pub(crate) fn decode<'py>(
         Err(_) => vec![cache.clone()],
     };
     if let Some(caches) = all.iter().map(|cache| cache.cast::<PyCache>().ok()).collect::<Option<Vec<_>>>() {
-        let sizes = caches.first().map(|cache| {
-            let cache = locked(py, &cache.get().0);
-            (cache.kv_heads(), cache.dims()[0], cache.dims()[1])
-        });
+        let sizes = |cache: &&Bound<'py, PyCache>| -> PyResult<_> {
+            let cache = locked(py, &cache.get().0)?;
+            Ok((cache.kv_heads(), cache.dims()[0], cache.dims()[1]))
+        };
+        let sizes = caches.first().map(sizes).transpose()?;
         let caches: Vec<&Mutex<Cache>> = caches.iter().map(|cache| &cache.get().0).collect();
         return over(q, &caches, sizes, mask, call);
     }
@@ -342,7 +343,7 @@ fn over<'py, C: Grows>(
     order.sort_by_key(|&at| std::ptr::from_ref(caches[at]).addr());
     let mut guards: Vec<Option<MutexGuard<'_, C>>> = caches.iter().map(|_| None).collect();
     for at in order {
-        guards[at] = Some(locked(py, caches[at]));
+        guards[at] = Some(locked(py, caches[at])?);
     }
     let guards: Vec<MutexGuard<'_, C>> = guards.into_iter().flatten().collect();
     let lengths: Vec<usize> = guards.iter().map(|cache| cache.tokens()).collect();

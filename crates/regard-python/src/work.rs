@@ -1,16 +1,22 @@
 //! How the engine is called: without the interpreter's lock, until it is done or Ctrl-C is pressed.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Mutex, MutexGuard, TryLockError};
+use std::time::Duration;
 
-use pyo3::exceptions::PyKeyboardInterrupt;
+use pyo3::exceptions::{PyKeyboardInterrupt, PyRuntimeError};
 use pyo3::prelude::*;
 use regard_memory::Arena;
 use regard_threads::interruptible;
 
 /// Scratch that a thread keeps between calls, at most: what small calls need, so that they need not ask for memory.
 const KEPT_BYTES: usize = 64 << 20;
+
+thread_local! {
+    /// Whether a signal's handler runs in the midst of a call on this thread.
+    static HANDLING: Cell<bool> = const { Cell::new(false) };
+}
 
 /// Does something without the interpreter's lock.
 ///
@@ -21,7 +27,9 @@ pub(crate) fn detached<R: Send>(py: Python<'_>, work: impl FnOnce() -> R + Send)
         let raised = Rc::new(RefCell::new(None));
         let seen = raised.clone();
         let ends = move || {
+            let outer = HANDLING.replace(true);
             let signal = Python::attach(|py| py.check_signals()).err();
+            HANDLING.set(outer);
             let ended = signal.is_some();
             *seen.borrow_mut() = signal;
             ended
@@ -32,13 +40,29 @@ pub(crate) fn detached<R: Send>(py: Python<'_>, work: impl FnOnce() -> R + Send)
 }
 
 /// Locks what another Python thread may be using, without the interpreter's lock, which that one may need.
-pub(crate) fn locked<'a, T: Send>(py: Python<'_>, mutex: &'a Mutex<T>) -> MutexGuard<'a, T> {
+///
+/// # Errors
+/// What a signal's handler raises meanwhile; `RuntimeError` where it is a handler itself that asks, in the midst of a call on
+/// this thread that may have what it asks for.
+pub(crate) fn locked<'a, T: Send>(py: Python<'_>, mutex: &'a Mutex<T>) -> PyResult<MutexGuard<'a, T>> {
+    /// How long is waited before it is tried again, at first and at most.
+    const WAITS: [Duration; 2] = [Duration::from_micros(20), Duration::from_millis(2)];
+
+    let mut wait = WAITS[0];
     loop {
         match mutex.try_lock() {
-            Ok(guard) => return guard,
-            Err(TryLockError::Poisoned(poisoned)) => return poisoned.into_inner(),
-            // A guard must not leave the closure: wait there, and lock again here.
-            Err(TryLockError::WouldBlock) => py.detach(|| drop(mutex.lock().unwrap_or_else(PoisonError::into_inner))),
+            Ok(guard) => return Ok(guard),
+            Err(TryLockError::Poisoned(poisoned)) => return Ok(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) if HANDLING.get() => {
+                return Err(PyRuntimeError::new_err(
+                    "a signal's handler asks for what the call that it interrupts is using",
+                ));
+            }
+            Err(TryLockError::WouldBlock) => {
+                py.detach(|| std::thread::sleep(wait));
+                py.check_signals()?;
+                wait = (2 * wait).min(WAITS[1]);
+            }
         }
     }
 }

@@ -97,7 +97,7 @@ CALLS = {
     "float64": ("4000, np.float64", "regard.attention(q, k, v)"),
     "backward": ("8000", "regard.attention_backward(q, k, v, q, q[..., 0].copy(), q)"),
     "scores": ("20000", "regard.scores(q, k, heads=[0, 2], rows=range(3000))"),
-    "linear": ("60000, np.float64", "regard.linear_attention(q, k, v)"),
+    "linear": ("60000, np.float64", "regard.linear_attention(*(x.reshape(1, 40, -1, 64) for x in (q, k, v)))"),
     "mask": ("1", "regard.Mask.random(0.5, 1).to_numpy(6000, 6000)"),
     "index": ("3000", "regard.Index(q[0, 0])"),
     "search": ("3000", "regard.retrieve(q[:, :, :500], k, v, 30, sight='grown')"),
@@ -144,5 +144,55 @@ signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
 loud = regard.attention(q, k, v)
 signal.setitimer(signal.ITIMER_REAL, 0)
 assert heard and (loud == quiet).all()
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
+
+
+def test_a_handler_that_asks_for_what_is_in_use():
+    """A signal's handler runs in the midst of a call that has locked its cache: it is told so, and does not wait for itself."""
+    script = """
+import numpy as np, regard, signal
+heard = []
+def handler(*_):
+    try:
+        heard.append(len(cache))
+    except RuntimeError as error:
+        heard.append(str(error))
+signal.signal(signal.SIGALRM, handler)
+cache = regard.Cache(2, 64, capacity=200_000, dtype="float32")
+cache.append(*np.random.default_rng(0).standard_normal((2, 2, 200_000, 64), dtype=np.float32))
+q = np.ones((1, 32, 64, 64), dtype=np.float32)
+signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
+out = [regard.decode(q, cache, "full") for _ in range(3)]
+signal.setitimer(signal.ITIMER_REAL, 0)
+assert any("handler" in str(what) for what in heard), heard
+assert (out[0] == out[1]).all() and len(cache) == 200_000
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
+
+
+def test_who_waits_for_another_thread_hears_ctrl_c():
+    script = """
+import numpy as np, regard, signal, threading, time
+cache = regard.Cache(2, 64, capacity=200_000, dtype="float32")
+cache.append(*np.random.default_rng(0).standard_normal((2, 2, 200_000, 64), dtype=np.float32))
+q = np.ones((1, 64, 64, 64), dtype=np.float32)
+done = []
+def work():
+    for _ in range(3):
+        regard.decode(q, cache, "full")
+    done.append(time.perf_counter())
+thread = threading.Thread(target=work)
+thread.start()
+time.sleep(0.1)
+signal.signal(signal.SIGALRM, signal.default_int_handler)
+signal.setitimer(signal.ITIMER_REAL, 0.1)
+try:
+    while thread.is_alive():
+        len(cache)
+except KeyboardInterrupt:
+    heard = time.perf_counter()
+thread.join()
+assert heard < done[0]
 """
     subprocess.run([sys.executable, "-c", script], check=True, timeout=120)

@@ -262,16 +262,16 @@ impl PyLocalGlobalAttention {
     /// Replaces the tokens that all see, those of a level of an index, say. One that is there twice counts once.
     fn set_indices(slf: &Bound<'_, Self>, indices: &Bound<'_, PyAny>) -> PyResult<()> {
         let keys = self::indices("indices", indices)?;
-        let mut layer = locked(slf.py(), &slf.get().0);
+        let mut layer = locked(slf.py(), &slf.get().0)?;
         Arc::make_mut(&mut layer).set_indices(&keys);
-        PyLayer::replace(slf.as_super(), in_sequences(&layer));
+        PyLayer::replace(slf.as_super(), in_sequences(&layer))?;
         Ok(())
     }
 
     /// The tokens that all see, in order, each once.
     #[getter]
-    fn indices(&self, py: Python<'_>) -> Vec<usize> {
-        locked(py, &self.0).indices().to_vec()
+    fn indices(&self, py: Python<'_>) -> PyResult<Vec<usize>> {
+        Ok(locked(py, &self.0)?.indices().to_vec())
     }
 }
 

@@ -78,10 +78,10 @@ impl PyTransformerBlock {
     /// Replaces the tokens that all see, of the mixer ``"local_global"``.
     fn set_indices(slf: &Bound<'_, Self>, indices: &Bound<'_, PyAny>) -> PyResult<()> {
         let keys = self::indices("indices", indices)?;
-        let mut block = locked(slf.py(), &slf.get().0);
+        let mut block = locked(slf.py(), &slf.get().0)?;
         set_indices(Arc::make_mut(&mut block).mixer_mut(), &keys)?;
         let layer: &Bound<'_, PyLayer> = slf.as_super().as_super();
-        PyLayer::replace(layer, in_sequences(&block));
+        PyLayer::replace(layer, in_sequences(&block))?;
         Ok(())
     }
 }

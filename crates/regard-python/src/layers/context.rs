@@ -48,14 +48,15 @@ impl PySharedAttentionContext {
             let inlets = self.inlets.len();
             return Err(PyValueError::new_err(format!("`inlet` is {inlet}; expected below {inlets}, the inlets")));
         };
-        let width = locked(py, &self.context).width();
+        let width = locked(py, &self.context)?.width();
         let x = Array::rows("x", x, width, &Tokens::InSequences.axes())?;
         Ok(Box::new(CallOfContext { context: self.context.clone(), inlet, x }))
     }
 
     /// Counts a change of ``S``: what was kept before is of another one.
-    fn changed(slf: &Bound<'_, Self>) {
-        slf.as_super().as_super().get().lock(slf.py()).version += 1;
+    fn changed(slf: &Bound<'_, Self>) -> PyResult<()> {
+        slf.as_super().as_super().get().lock(slf.py())?.version += 1;
+        Ok(())
     }
 }
 
@@ -99,12 +100,12 @@ impl PySharedAttentionContext {
     ///     y: its mixer's results, in the same shape.
     fn observe(slf: &Bound<'_, Self>, x: &Bound<'_, PyAny>, y: &Bound<'_, PyAny>) -> PyResult<()> {
         let (py, own) = (slf.py(), slf.get());
-        let width = locked(py, &own.context).width();
+        let width = locked(py, &own.context)?.width();
         let x = Array::rows("x", x, width, &Tokens::InSequences.axes())?;
         let y = Array::read("y", y)?;
         y.expect("y", &x.shape)?;
-        let mut module = slf.as_super().as_super().get().lock(py);
-        let (state, mut context) = (&mut *module, locked(py, &own.context));
+        let mut module = slf.as_super().as_super().get().lock(py)?;
+        let (state, mut context) = (&mut *module, locked(py, &own.context)?);
         let context = &mut *context;
         let work = || {
             let Ground { parameters, workspace, mode } = state.ground(Mode::Evaluation)?;
@@ -115,20 +116,22 @@ impl PySharedAttentionContext {
     }
 
     /// Moves ``S`` by what was observed since the last time: ``S ← (1 − r)·S + r·sim`` for each observation, ``r = 0.01``.
-    fn update(slf: &Bound<'_, Self>) {
-        PySharedAttentionContext::changed(slf);
-        locked(slf.py(), &slf.get().context).update();
+    fn update(slf: &Bound<'_, Self>) -> PyResult<()> {
+        PySharedAttentionContext::changed(slf)?;
+        locked(slf.py(), &slf.get().context)?.update();
+        Ok(())
     }
 
     /// Forgets what was observed since the last update.
-    fn forget(&self, py: Python<'_>) {
-        locked(py, &self.context).forget();
+    fn forget(&self, py: Python<'_>) -> PyResult<()> {
+        locked(py, &self.context)?.forget();
+        Ok(())
     }
 
     /// ``S`` ``[dim, dim]``, a copy. Assigning another one replaces it and forgets what was observed.
     #[getter]
     fn matrix<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let context = locked(py, &self.context);
+        let context = locked(py, &self.context)?;
         let copy = Array::copy(vec![context.width(); 2], context.matrix()).map_err(refused)?;
         copy.give(&py.None().into_bound(py))
     }
@@ -137,11 +140,11 @@ impl PySharedAttentionContext {
     fn set_matrix(slf: &Bound<'_, Self>, matrix: &Bound<'_, PyAny>) -> PyResult<()> {
         let py = slf.py();
         let matrix = Array::read("matrix", matrix)?;
-        let mut context = locked(py, &slf.get().context);
+        let mut context = locked(py, &slf.get().context)?;
         matrix.expect("matrix", &[context.width(); 2])?;
         context.set_matrix(&matrix.numbers).map_err(refused)?;
         drop(context);
-        PySharedAttentionContext::changed(slf);
+        PySharedAttentionContext::changed(slf)?;
         Ok(())
     }
 }

@@ -265,8 +265,8 @@ impl PyLanguageModel {
         if numbers.is_empty() {
             return Array::zeros(shape).map_err(refused)?.give(tokens);
         }
-        let mut module = slf.as_super().get().lock(py);
-        let (state, context) = (&mut *module, own.context.as_ref().map(|context| locked(py, context)));
+        let mut module = slf.as_super().get().lock(py)?;
+        let (state, context) = (&mut *module, own.context.as_ref().map(|context| locked(py, context)).transpose()?);
         let context = context.as_deref();
         let work = || {
             let Ground { parameters, workspace, .. } = state.ground(Mode::Evaluation)?;
@@ -293,8 +293,8 @@ impl PyLanguageModel {
     ) -> PyResult<f64> {
         let (py, own) = (slf.py(), slf.get());
         let rows = own.rows(tokens, targets, weights)?;
-        let mut module = slf.as_super().get().lock(py);
-        let (state, context) = (&mut *module, own.context.as_ref().map(|context| locked(py, context)));
+        let mut module = slf.as_super().get().lock(py)?;
+        let (state, context) = (&mut *module, own.context.as_ref().map(|context| locked(py, context)).transpose()?);
         let context = context.as_deref();
         let work = || {
             let Ground { parameters, workspace, .. } = state.ground(Mode::Evaluation)?;
@@ -321,8 +321,8 @@ impl PyLanguageModel {
     ) -> PyResult<f64> {
         let (py, own) = (slf.py(), slf.get());
         let rows = own.rows(tokens, targets, weights)?;
-        let mut module = slf.as_super().get().lock(py);
-        let mut context = own.context.as_ref().map(|context| locked(py, context));
+        let mut module = slf.as_super().get().lock(py)?;
+        let mut context = own.context.as_ref().map(|context| locked(py, context)).transpose()?;
         let first_sequence = own.sequences.fetch_add(rows.size.batch as u64, Ordering::Relaxed);
         let (state, seen) = (&mut *module, context.as_deref_mut());
         let work = || {
@@ -349,7 +349,7 @@ impl PyLanguageModel {
     fn update_context(&self, py: Python<'_>) -> PyResult<()> {
         match &self.context {
             Some(context) => {
-                locked(py, context).update();
+                locked(py, context)?.update();
                 Ok(())
             }
             None => Err(PyValueError::new_err("the model has no shared context: shared_context=True gives it one")),
@@ -389,8 +389,8 @@ impl PyLanguageModel {
         let (numbers, mut shape) = own.tokens("tokens", tokens)?;
         let size = size_of(&shape);
         *shape.last_mut().expect("there is an axis") = own.model.config().vocabulary;
-        let mut module = slf.as_super().get().lock(py);
-        let (ground, context) = (&mut *module, own.context.as_ref().map(|context| locked(py, context)));
+        let mut module = slf.as_super().get().lock(py)?;
+        let (ground, context) = (&mut *module, own.context.as_ref().map(|context| locked(py, context)).transpose()?);
         let context = context.as_deref();
         let logits = state.get().0.go_on(py, size.tokens, |state| {
             let Ground { parameters, workspace, .. } = ground.ground(Mode::Evaluation)?;
@@ -431,8 +431,8 @@ impl PyLanguageModel {
         let options = SamplingOptions { temperature, top_k, top_p, min_p, seed, ..SamplingOptions::default() };
         let mut sampler = Sampler::new(options, vocabulary).map_err(|error| of_model(&error))?;
         let mut remembered = own.model.state(1, next.len().saturating_add(max_tokens)).map_err(refused)?;
-        let mut module = slf.as_super().get().lock(py);
-        let (state, context) = (&mut *module, own.context.as_ref().map(|context| locked(py, context)));
+        let mut module = slf.as_super().get().lock(py)?;
+        let (state, context) = (&mut *module, own.context.as_ref().map(|context| locked(py, context)).transpose()?);
         let context = context.as_deref();
         let work = || {
             let (mut written, mut logits) = (Vec::new(), vec![0.0; vocabulary]);
@@ -453,7 +453,7 @@ impl PyLanguageModel {
     /// Writes the parameters, and the shared context where there is one, to a file of safetensors, all of it or nothing.
     fn save(slf: &Bound<'_, Self>, path: PathBuf) -> PyResult<()> {
         let (py, own) = (slf.py(), slf.get());
-        let module = slf.as_super().get().lock(py);
+        let module = slf.as_super().get().lock(py)?;
         let parameters = &module.parameters;
         let all: Vec<_> = parameters
             .names()
@@ -463,7 +463,7 @@ impl PyLanguageModel {
         let tensors = all
             .iter()
             .map(|(name, shape, view)| (*name, &shape[..], view.to_slice().expect("a tensor lies without gaps")));
-        let context = own.context.as_ref().map(|context| locked(py, context));
+        let context = own.context.as_ref().map(|context| locked(py, context)).transpose()?;
         let shape = [own.model.config().width; 2];
         let matrix = context.iter().map(|context| (CONTEXT, &shape[..], context.matrix()));
         write_tensors(&path, tensors.chain(matrix), &[("format", "pt")]).map_err(not_written)
@@ -474,14 +474,14 @@ impl PyLanguageModel {
         check_readable(&path)?;
         let (py, own) = (slf.py(), slf.get());
         let stored = py.detach(|| StoredTensors::read(&path)).map_err(refused)?;
-        let mut module = slf.as_super().get().lock(py);
+        let mut module = slf.as_super().get().lock(py)?;
         let width = own.model.config().width;
         let matrix = own.context.as_ref().map(|_| stored.get(CONTEXT, &[width, width])).transpose();
         let matrix = matrix.map_err(refused)?;
         module.parameters.take(&stored).map_err(refused)?;
         module.version += 1;
         if let (Some(context), Some(matrix)) = (&own.context, matrix) {
-            locked(py, context).set_matrix(matrix).map_err(refused)?;
+            locked(py, context)?.set_matrix(matrix).map_err(refused)?;
         }
         Ok(())
     }
@@ -495,15 +495,15 @@ pub(crate) struct PyLanguageState(Remembered<LanguageState>);
 #[pymethods]
 impl PyLanguageState {
     /// Forgets all tokens.
-    fn clear(&self, py: Python<'_>) {
-        self.0.clear(py, LanguageState::clear);
+    fn clear(&self, py: Python<'_>) -> PyResult<()> {
+        self.0.clear(py, LanguageState::clear)
     }
 
-    fn __len__(&self, py: Python<'_>) -> usize {
+    fn __len__(&self, py: Python<'_>) -> PyResult<usize> {
         self.0.tokens(py)
     }
 
-    fn __repr__(&self, py: Python<'_>) -> String {
-        format!("<LanguageState of {} tokens>", self.0.tokens(py))
+    fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
+        Ok(format!("<LanguageState of {} tokens>", self.0.tokens(py)?))
     }
 }

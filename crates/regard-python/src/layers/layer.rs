@@ -62,10 +62,11 @@ impl PyLayer {
     }
 
     /// Replaces what is computed.
-    pub(super) fn replace(slf: &Bound<'_, Self>, function: Box<dyn Function>) {
+    pub(super) fn replace(slf: &Bound<'_, Self>, function: Box<dyn Function>) -> PyResult<()> {
         let py = slf.py();
-        locked(py, &slf.get().0).function = function;
-        slf.as_super().get().lock(py).version += 1;
+        locked(py, &slf.get().0)?.function = function;
+        slf.as_super().get().lock(py)?.version += 1;
+        Ok(())
     }
 
     /// The results of a call: nothing falls out, and nothing is kept.
@@ -74,7 +75,7 @@ impl PyLayer {
         call: &dyn Call,
         like: &Bound<'py, PyAny>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let mut guard = slf.as_super().get().lock(slf.py());
+        let mut guard = slf.as_super().get().lock(slf.py())?;
         let state = &mut *guard;
         let work = || call.forward(state.ground(Mode::Evaluation)?);
         detached(slf.py(), work)?.map_err(refused)?.give(like)
@@ -87,9 +88,9 @@ impl PyLayer {
         like: &Bound<'py, PyAny>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let py = slf.py();
-        let mut inner = locked(py, &slf.get().0);
+        let mut inner = locked(py, &slf.get().0)?;
         inner.tape = None;
-        let mut guard = slf.as_super().get().lock(py);
+        let mut guard = slf.as_super().get().lock(py)?;
         let state = &mut *guard;
         let mode = Mode::Training { first_sequence: inner.sequences };
         let work = || call.forward(state.ground(mode)?);
@@ -100,7 +101,7 @@ impl PyLayer {
     }
 
     fn bind(slf: &Bound<'_, Self>, x: &Bound<'_, PyAny>) -> PyResult<Box<dyn Call>> {
-        locked(slf.py(), &slf.get().0).function.bind(x)
+        locked(slf.py(), &slf.get().0)?.function.bind(x)
     }
 }
 
@@ -135,7 +136,7 @@ impl PyLayer {
     fn backward<'py>(slf: &Bound<'py, Self>, dy: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         let py = slf.py();
         let dout = Array::read("dy", dy)?;
-        let mut inner = locked(py, &slf.get().0);
+        let mut inner = locked(py, &slf.get().0)?;
         let Some(shape) = inner.tape.as_ref().map(|tape| tape.call.shape()) else {
             return Err(PyValueError::new_err(
                 "backward() goes back over what forward() has kept, and there is nothing: call forward(x) first, once for each \
@@ -143,7 +144,7 @@ impl PyLayer {
             ));
         };
         dout.expect("dy", &shape)?;
-        let mut guard = slf.as_super().get().lock(py);
+        let mut guard = slf.as_super().get().lock(py)?;
         let state = &mut *guard;
         let tape = inner.tape.take().filter(|tape| tape.version == state.version).ok_or_else(|| {
             PyValueError::new_err(

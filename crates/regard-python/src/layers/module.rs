@@ -103,7 +103,7 @@ impl PyModule {
         PyModule::with(seed, Precision::F32, |parameters| make(&mut parameters.root()))
     }
 
-    pub(super) fn lock(&self, py: Python<'_>) -> MutexGuard<'_, State> {
+    pub(super) fn lock(&self, py: Python<'_>) -> PyResult<MutexGuard<'_, State>> {
         locked(py, &self.0)
     }
 }
@@ -119,7 +119,7 @@ fn load(py: Python<'_>, module: &PyModule, state: &Bound<'_, PyAny>, strict: boo
         let name = name.cast::<PyString>().map_err(|_| PyTypeError::new_err("names of parameters are strings"))?;
         arrays.push((name.to_str()?.to_owned(), array));
     }
-    let mut own = module.lock(py);
+    let mut own = module.lock(py)?;
     let missing = own.parameters.names().find(|name| !arrays.iter().any(|(has, _)| has == name));
     if let (Some(name), true) = (missing, strict) {
         return Err(PyValueError::new_err(format!("there is no `{name}` among the parameters that were given")));
@@ -158,7 +158,7 @@ impl PyModule {
     /// tensors, replaces the numbers, as :meth:`load_state_dict` does.
     #[getter]
     fn parameters<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let (state, all) = (self.lock(py), PyDict::new(py));
+        let (state, all) = (self.lock(py)?, PyDict::new(py));
         for name in state.parameters.names() {
             let view = state.parameters.get(name).expect("it is a name of one");
             all.set_item(name, numpy_copy(py, &view)?)?;
@@ -175,7 +175,7 @@ impl PyModule {
     /// copies of the numbers.
     #[getter]
     fn gradients<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let mut state = self.lock(py);
+        let mut state = self.lock(py)?;
         let (ground, gradients) = state.with_gradients(Mode::Evaluation).map_err(refused)?;
         let all = PyDict::new(py);
         for name in ground.parameters.names() {
@@ -186,14 +186,15 @@ impl PyModule {
     }
 
     /// Makes all gradients 0.
-    fn zero_gradients(&self, py: Python<'_>) {
-        self.lock(py).clear_gradients();
+    fn zero_gradients(&self, py: Python<'_>) -> PyResult<()> {
+        self.lock(py)?.clear_gradients();
+        Ok(())
     }
 
     /// How many numbers are learned.
     #[getter]
-    fn num_parameters(&self, py: Python<'_>) -> usize {
-        self.lock(py).parameters.count()
+    fn num_parameters(&self, py: Python<'_>) -> PyResult<usize> {
+        Ok(self.lock(py)?.parameters.count())
     }
 
     /// Replaces the numbers of parameters; where one does not fit, none.
@@ -207,15 +208,16 @@ impl PyModule {
     }
 
     /// Draws all parameters again, as they were at first.
-    fn reset(&self, py: Python<'_>) {
-        let mut state = self.lock(py);
+    fn reset(&self, py: Python<'_>) -> PyResult<()> {
+        let mut state = self.lock(py)?;
         state.parameters.reset();
         state.version += 1;
+        Ok(())
     }
 
     /// Writes the parameters to a file of safetensors, all of it or nothing.
     fn save(&self, py: Python<'_>, path: PathBuf) -> PyResult<()> {
-        let state = self.lock(py);
+        let state = self.lock(py)?;
         py.detach(|| state.parameters.save(&path)).map_err(not_written)
     }
 
@@ -226,7 +228,7 @@ impl PyModule {
     ///     ValueError: it lacks a parameter, or has one in another shape; then nothing has changed.
     fn load(&self, py: Python<'_>, path: PathBuf) -> PyResult<()> {
         check_readable(&path)?;
-        let mut guard = self.lock(py);
+        let mut guard = self.lock(py)?;
         let state = &mut *guard;
         py.detach(|| state.parameters.load(&path)).map_err(refused)?;
         state.version += 1;
@@ -234,7 +236,7 @@ impl PyModule {
     }
 
     fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {
-        let state = slf.get().lock(slf.py());
+        let state = slf.get().lock(slf.py())?;
         let (class, tensors, numbers) =
             (slf.get_type().name()?, state.parameters.names().count(), state.parameters.count());
         Ok(format!("<{class}: {numbers} parameters in {tensors} tensors>"))

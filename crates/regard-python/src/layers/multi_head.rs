@@ -184,7 +184,7 @@ impl PyMultiHeadAttention {
         if rows.numbers.is_empty() {
             return results.give(x);
         }
-        let mut module = slf.as_super().as_super().get().lock(py);
+        let mut module = slf.as_super().as_super().get().lock(py)?;
         let state = &mut *module;
         let mut run = |cache: Option<&MultiHeadCache>| {
             let Ground { parameters, workspace, .. } = state.ground(Mode::Evaluation)?;
@@ -272,7 +272,7 @@ impl PyMultiHeadAttention {
     fn write(slf: &Bound<'_, Self>, kv: &Bound<'_, PyAny>, cache: &Bound<'_, PyMultiHeadCache>) -> PyResult<()> {
         let (py, layer) = (slf.py(), &*slf.get().0);
         let kv = Array::rows("kv", kv, layer.config().inputs, &Tokens::InSequences.axes())?;
-        let mut module = slf.as_super().as_super().get().lock(py);
+        let mut module = slf.as_super().as_super().get().lock(py)?;
         let state = &mut *module;
         cache.get().0.go_on(py, kv.size().tokens, |cache| {
             let Ground { parameters, workspace, .. } = state.ground(Mode::Evaluation)?;
@@ -293,7 +293,7 @@ impl PyMultiHeadAttention {
     ) -> PyResult<Bound<'py, PyAny>> {
         let (py, layer) = (slf.py(), &*slf.get().0);
         let rows = Array::rows("x", x, layer.config().inputs, &Tokens::InSequences.axes())?;
-        let mut module = slf.as_super().as_super().get().lock(py);
+        let mut module = slf.as_super().as_super().get().lock(py)?;
         let state = &mut *module;
         let out = cache.get().0.go_on(py, rows.size().tokens, |cache| {
             let Ground { parameters, workspace, .. } = state.ground(Mode::Evaluation)?;
@@ -312,16 +312,16 @@ pub(crate) struct PyMultiHeadCache(Remembered<MultiHeadCache>);
 #[pymethods]
 impl PyMultiHeadCache {
     /// Forgets all tokens.
-    fn clear(&self, py: Python<'_>) {
-        self.0.clear(py, MultiHeadCache::clear);
+    fn clear(&self, py: Python<'_>) -> PyResult<()> {
+        self.0.clear(py, MultiHeadCache::clear)
     }
 
-    fn __len__(&self, py: Python<'_>) -> usize {
+    fn __len__(&self, py: Python<'_>) -> PyResult<usize> {
         self.0.tokens(py)
     }
 
-    fn __repr__(&self, py: Python<'_>) -> String {
-        format!("<MultiHeadCache of {} tokens>", self.0.tokens(py))
+    fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
+        Ok(format!("<MultiHeadCache of {} tokens>", self.0.tokens(py)?))
     }
 }
 

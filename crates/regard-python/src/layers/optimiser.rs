@@ -105,7 +105,7 @@ impl PyAdamW {
             if all.iter().any(|other| other.is(module)) {
                 return Err(PyValueError::new_err("a module is there twice: each has one step"));
             }
-            let optimiser = Optimiser::new(&module.get().lock(module.py()).parameters, config);
+            let optimiser = Optimiser::new(&module.get().lock(module.py())?.parameters, config);
             optimisers.push(optimiser.map_err(refused)?);
             all.push(module.clone().unbind());
         }
@@ -117,21 +117,21 @@ impl PyAdamW {
 
     /// The learning rate.
     #[getter]
-    fn get_rate(&self, py: Python<'_>) -> f32 {
-        locked(py, &self.inner).rate
+    fn get_rate(&self, py: Python<'_>) -> PyResult<f32> {
+        Ok(locked(py, &self.inner)?.rate)
     }
 
     #[setter]
     fn set_rate(&self, value: &Bound<'_, PyAny>) -> PyResult<()> {
         let rate = rate(number("rate", value)? as f32)?;
-        locked(value.py(), &self.inner).rate = rate;
+        locked(value.py(), &self.inner)?.rate = rate;
         Ok(())
     }
 
     /// Steps that were taken.
     #[getter]
-    fn steps(&self, py: Python<'_>) -> u64 {
-        locked(py, &self.inner).optimisers.first().map_or(0, Optimiser::steps)
+    fn steps(&self, py: Python<'_>) -> PyResult<u64> {
+        Ok(locked(py, &self.inner)?.optimisers.first().map_or(0, Optimiser::steps))
     }
 
     /// One step by the gradients that the modules have. These stay, clipped, until :meth:`Module.zero_gradients`.
@@ -142,18 +142,18 @@ impl PyAdamW {
     /// Raises:
     ///     ValueError: a gradient is no finite number; then nothing has changed.
     fn step(&self, py: Python<'_>) -> PyResult<f64> {
-        let mut inner = locked(py, &self.inner);
+        let mut inner = locked(py, &self.inner)?;
         let Inner { optimisers, rate, clip } = &mut *inner;
         let mut squares = 0.0;
         for module in &self.modules {
-            let mut state = module.get().lock(py);
+            let mut state = module.get().lock(py)?;
             let (parameters, gradients, workspace) = state.learning().map_err(refused)?;
             squares += gradient_norm(workspace, parameters, gradients).map_err(refused)?.powi(2);
         }
         let length = squares.sqrt();
         let scale = clip.filter(|clip| length > *clip).map(|clip| (clip / length) as f32);
         for (module, optimiser) in self.modules.iter().zip(optimisers) {
-            let mut state = module.get().lock(py);
+            let mut state = module.get().lock(py)?;
             let state = &mut *state;
             state.version += 1;
             let (parameters, gradients, workspace) = state.learning().map_err(refused)?;
@@ -170,7 +170,7 @@ impl PyAdamW {
 
     /// Writes the moments and the number of steps to a file of safetensors.
     fn save(&self, py: Python<'_>, path: PathBuf) -> PyResult<()> {
-        let inner = locked(py, &self.inner);
+        let inner = locked(py, &self.inner)?;
         let names: Vec<[String; 2]> =
             (0..self.modules.len()).map(|module| [format!("{module}.first"), format!("{module}.second")]).collect();
         let shapes: Vec<[usize; 1]> = inner.optimisers.iter().map(|o| [o.moments()[0].len()]).collect();
@@ -187,7 +187,7 @@ impl PyAdamW {
         check_readable(&path)?;
         let stored = StoredTensors::read(&path).map_err(refused)?;
         let steps = stored.number("steps").map_err(refused)?;
-        let mut inner = locked(py, &self.inner);
+        let mut inner = locked(py, &self.inner)?;
         let mut all = Vec::new();
         for (module, optimiser) in inner.optimisers.iter().enumerate() {
             let shape = [optimiser.moments()[0].len()];

@@ -148,7 +148,7 @@ impl PyStreaming {
     ) -> PyResult<Bound<'py, PyAny>> {
         let (py, layer) = (slf.py(), &*slf.get().0);
         let rows = Array::rows("x", x, layer.width(), &Tokens::InSequences.axes())?;
-        let mut module = slf.as_super().as_super().get().lock(py);
+        let mut module = slf.as_super().as_super().get().lock(py)?;
         let (ground, size) = (&mut *module, rows.size());
         let shape = rows.shape.clone();
         let results = state.get().0.go_on(py, size.tokens, |state| {
@@ -209,7 +209,7 @@ impl<S: Send> Remembered<S> {
     }
 
     fn whole(&self, py: Python<'_>) -> PyResult<MutexGuard<'_, Behind<S>>> {
-        let behind = locked(py, &self.0);
+        let behind = locked(py, &self.0)?;
         match behind.whole {
             true => Ok(behind),
             false => Err(PyValueError::new_err("an interrupted call has left the state half written: clear() it")),
@@ -217,15 +217,16 @@ impl<S: Send> Remembered<S> {
     }
 
     /// Forgets all tokens.
-    pub(super) fn clear(&self, py: Python<'_>, clear: impl FnOnce(&mut S)) {
-        let mut behind = locked(py, &self.0);
+    pub(super) fn clear(&self, py: Python<'_>, clear: impl FnOnce(&mut S)) -> PyResult<()> {
+        let mut behind = locked(py, &self.0)?;
         clear(&mut behind.state);
         (behind.tokens, behind.whole) = (0, true);
+        Ok(())
     }
 
     /// Tokens of each sequence that were read.
-    pub(super) fn tokens(&self, py: Python<'_>) -> usize {
-        locked(py, &self.0).tokens
+    pub(super) fn tokens(&self, py: Python<'_>) -> PyResult<usize> {
+        Ok(locked(py, &self.0)?.tokens)
     }
 }
 
@@ -237,15 +238,15 @@ pub(crate) struct PyState(Remembered<MixerState>);
 #[pymethods]
 impl PyState {
     /// Forgets all tokens.
-    fn clear(&self, py: Python<'_>) {
-        self.0.clear(py, MixerState::clear);
+    fn clear(&self, py: Python<'_>) -> PyResult<()> {
+        self.0.clear(py, MixerState::clear)
     }
 
-    fn __len__(&self, py: Python<'_>) -> usize {
+    fn __len__(&self, py: Python<'_>) -> PyResult<usize> {
         self.0.tokens(py)
     }
 
-    fn __repr__(&self, py: Python<'_>) -> String {
-        format!("<State of {} tokens>", self.0.tokens(py))
+    fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
+        Ok(format!("<State of {} tokens>", self.0.tokens(py)?))
     }
 }

@@ -121,7 +121,7 @@ impl PyTrainer {
     /// Ctrl-C ends a step between its batches; then nothing has changed.
     fn step<'py>(&self, py: Python<'py>, text: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyDict>> {
         let text = text_of(text)?;
-        let mut trainer = locked(py, &self.trainer);
+        let mut trainer = locked(py, &self.trainer)?;
         let trainer = &mut *trainer;
         let mut signal = None;
         let done = py.detach(|| {
@@ -148,7 +148,7 @@ impl PyTrainer {
     fn evaluate(&self, text: &Bound<'_, PyAny>, windows: usize) -> PyResult<f64> {
         let py = text.py();
         let text = text_of(text)?;
-        let mut trainer = locked(py, &self.trainer);
+        let mut trainer = locked(py, &self.trainer)?;
         let trainer = &mut *trainer;
         detached(py, || trainer.evaluate(&text, windows))?.map_err(refused)
     }
@@ -156,7 +156,7 @@ impl PyTrainer {
     /// A copy of the model as it is now, with its parameters.
     #[getter]
     fn model(&self, py: Python<'_>) -> PyResult<Py<PyLanguageModel>> {
-        let trainer = locked(py, &self.trainer);
+        let trainer = locked(py, &self.trainer)?;
         let (config, seed) = (*trainer.model().config(), trainer.parameters().seed());
         let fill = |parameters: &mut regard_layers::Parameters| {
             parameters.values_mut().copy_from_slice(trainer.parameters().values());
@@ -166,24 +166,24 @@ impl PyTrainer {
 
     /// Steps so far, those that were left out included.
     #[getter]
-    fn steps(&self, py: Python<'_>) -> u64 {
-        locked(py, &self.trainer).steps()
+    fn steps(&self, py: Python<'_>) -> PyResult<u64> {
+        Ok(locked(py, &self.trainer)?.steps())
     }
 
     /// Tokens that a step learns from.
     #[getter]
-    fn tokens_of_step(&self, py: Python<'_>) -> usize {
-        locked(py, &self.trainer).tokens_of_step()
+    fn tokens_of_step(&self, py: Python<'_>) -> PyResult<usize> {
+        Ok(locked(py, &self.trainer)?.tokens_of_step())
     }
 
     /// Writes what was learned to a file of safetensors, which :meth:`LanguageModel.load` reads too.
     fn save_model(&self, py: Python<'_>, path: PathBuf) -> PyResult<()> {
-        locked(py, &self.trainer).save_model(&path).map_err(not_written)
+        locked(py, &self.trainer)?.save_model(&path).map_err(not_written)
     }
 
     /// Writes what else the next steps depend on: the moments, and how many steps there were.
     fn save_state(&self, py: Python<'_>, path: PathBuf) -> PyResult<()> {
-        locked(py, &self.trainer).save_state(&path).map_err(not_written)
+        locked(py, &self.trainer)?.save_state(&path).map_err(not_written)
     }
 
     /// Goes on where a run left off.
@@ -198,11 +198,11 @@ impl PyTrainer {
     fn restore(&self, py: Python<'_>, model: PathBuf, state: PathBuf) -> PyResult<()> {
         check_readable(&model)?;
         check_readable(&state)?;
-        locked(py, &self.trainer).restore(&model, &state).map_err(refused)
+        locked(py, &self.trainer)?.restore(&model, &state).map_err(refused)
     }
 
-    fn __repr__(&self, py: Python<'_>) -> String {
-        let trainer = locked(py, &self.trainer);
-        format!("<Trainer of {} parameters after {} steps>", trainer.parameters().count(), trainer.steps())
+    fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
+        let trainer = locked(py, &self.trainer)?;
+        Ok(format!("<Trainer of {} parameters after {} steps>", trainer.parameters().count(), trainer.steps()))
     }
 }
