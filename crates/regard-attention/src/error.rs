@@ -19,7 +19,7 @@ pub enum Error {
         expected: String,
     },
     /// A number among the options is not usable.
-    #[error("{option} is {has}, it must be {expected}")]
+    #[error("{option} is {}, it must be {expected}", short(*has))]
     Option {
         /// Which option.
         option: &'static str,
@@ -88,4 +88,9 @@ pub enum Error {
     /// A kernel refused its arguments.
     #[error(transparent)]
     Kernel(#[from] regard_kernels::Error),
+}
+
+/// A number without hundreds of digits.
+fn short(number: f64) -> String {
+    if number.abs() < 1e15 { number.to_string() } else { format!("{number:e}") }
 }

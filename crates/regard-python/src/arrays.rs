@@ -1,12 +1,13 @@
 //! New arrays of the kind that came in.
 
 use ndarray::Array4;
-use pyo3::exceptions::PyTypeError;
+use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::PyTuple;
+use pyo3::types::{PyList, PyTuple};
 
 use crate::dtype::Dtype;
+use crate::error::wrong_type;
 use crate::foreign::{AXES, Kind, Torch, View, numpy};
 
 /// Whether arrays that the engine cannot read where they lie are copied.
@@ -51,6 +52,23 @@ pub(crate) fn same_dtype(first: &View<'_>, others: &[&View<'_>]) -> PyResult<()>
     let first = first.name;
     let problem = format!("`{name}` has dtype {has}, `{first}` {expected}: convert one, .astype or .to does");
     Err(PyTypeError::new_err(problem))
+}
+
+/// Two arrays in a tuple, or in a list.
+pub(crate) fn pair<'py>(
+    name: &str,
+    of: &str,
+    given: &Bound<'py, PyAny>,
+) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
+    if given.is_instance_of::<PyTuple>() || given.is_instance_of::<PyList>() {
+        let arrays: Vec<Bound<'py, PyAny>> = given.extract()?;
+        if let Ok([first, second]) = <[_; 2]>::try_from(arrays) {
+            return Ok((first, second));
+        }
+        let has = given.len()?;
+        return Err(PyValueError::new_err(format!("`{name}` has {has} parts; expected two, {of}")));
+    }
+    Err(wrong_type(name, &format!("a pair {of}"), given))
 }
 
 /// An array of float32 without gaps, `[batch, heads, seq, dim]`, for what is computed from a copy.

@@ -257,7 +257,7 @@ fn append<C: Grows>(py: Python<'_>, k: &Bound<'_, PyAny>, v: &Bound<'_, PyAny>, 
     let mut cache = locked(py, cache)?;
     let cache = &mut *cache;
     // It is not interrupted: a cache holds whole tokens.
-    with_narrow_type!(k.dtype, T => {
+    with_narrow_type!(k, T => {
         let (k, v) = (k.tensor::<T>()?, v.tensor()?);
         py.detach(|| cache.add(k, v)).map_err(of_attention)
     })
@@ -358,7 +358,7 @@ fn over<'py, C: Grows>(
     };
     let plan = call.plan(py, shape, &mask)?;
     let caches: Vec<&C> = guards.iter().map(|guard| &**guard).collect();
-    with_narrow_type!(q.dtype, T => run::<T, C>(&plan, &q, &caches, &call))
+    with_narrow_type!(q, T => run::<T, C>(&plan, &q, &caches, &call))
 }
 
 fn run<'py, T: Element + Scalar<Wide = f32> + Number, C: Grows>(

@@ -244,8 +244,8 @@ macro_rules! with_type {
 
 /// The same of what is not computed in f64: `TypeError` says so.
 macro_rules! with_narrow_type {
-    ($dtype:expr, $T:ident => $body:expr) => {
-        match $dtype {
+    ($view:expr, $T:ident => $body:expr) => {
+        match $view.dtype {
             $crate::dtype::Dtype::F32 => {
                 type $T = f32;
                 $body
@@ -258,15 +258,14 @@ macro_rules! with_narrow_type {
                 type $T = half::f16;
                 $body
             }
-            $crate::dtype::Dtype::F64 => Err($crate::dtype::too_wide()),
+            $crate::dtype::Dtype::F64 => Err($crate::dtype::too_wide($view.name)),
         }
     };
 }
 pub(crate) use {with_narrow_type, with_type};
 
 /// What is not computed in f64 says so.
-pub(crate) fn too_wide() -> PyErr {
-    PyTypeError::new_err(
-        "the arrays have dtype float64; caches and gradients of linear attention are of float32, bfloat16 and float16: convert them",
-    )
+pub(crate) fn too_wide(name: &str) -> PyErr {
+    let expected = "expected float32, bfloat16 or float16, which this is computed of: .astype or .to converts it";
+    PyTypeError::new_err(format!("`{name}` has dtype float64; {expected}"))
 }

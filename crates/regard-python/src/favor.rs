@@ -1,12 +1,13 @@
 //! Softmax attention approximated by random features.
 
 use numpy::{PyArray1, PyArray2, PyArrayMethods};
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 use regard_attention::{Direction, Element, Favor, FavorFeatures, FavorGradients, FavorInputs, FavorOutputs, Shape};
 use regard_threads::Pool;
 
-use crate::arrays::{Copies, finish, new_like, same_dtype};
+use crate::arrays::{Copies, finish, new_like, pair, same_dtype};
 use crate::attention::{expect_shape, fitting};
 use crate::dtype::{Dtype, Scalar, with_narrow_type, with_type};
 use crate::error::{of_attention, wrong_type};
@@ -90,7 +91,7 @@ pub(crate) fn favor_attention<'py>(
     seed: Option<&Bound<'py, PyAny>>,
     scale: Option<&Bound<'py, PyAny>>,
     causal: bool,
-    state: Option<(Bound<'py, PyAny>, Bound<'py, PyAny>)>,
+    state: Option<&Bound<'py, PyAny>>,
     return_state: bool,
 ) -> PyResult<Bound<'py, PyAny>> {
     let options = Settings { features, seed, scale, causal, state };
@@ -127,7 +128,7 @@ pub(crate) fn favor_attention_backward<'py>(
     seed: Option<&Bound<'py, PyAny>>,
     scale: Option<&Bound<'py, PyAny>>,
     causal: bool,
-    state: Option<(Bound<'py, PyAny>, Bound<'py, PyAny>)>,
+    state: Option<&Bound<'py, PyAny>>,
     dstate: Option<&Bound<'py, PyAny>>,
 ) -> PyResult<LinearGradients> {
     let options = Settings { features, seed, scale, causal, state };
@@ -135,7 +136,7 @@ pub(crate) fn favor_attention_backward<'py>(
     let dout = View::of("dout", dout)?.readable(Copies::Allowed)?;
     same_dtype(&call.q, &[&dout])?;
     let dstate = dstate.map(|array| view_of(Dtype::F32, "dstate", array)).transpose()?;
-    with_narrow_type!(call.q.dtype, T => call.backward::<T>(&dout, dstate.as_ref()))
+    with_narrow_type!(call.q, T => call.backward::<T>(&dout, dstate.as_ref()))
 }
 
 /// The options of a call.
@@ -144,7 +145,7 @@ struct Settings<'a, 'py> {
     seed: Option<&'a Bound<'py, PyAny>>,
     scale: Option<&'a Bound<'py, PyAny>>,
     causal: bool,
-    state: Option<(Bound<'py, PyAny>, Bound<'py, PyAny>)>,
+    state: Option<&'a Bound<'py, PyAny>>,
 }
 
 /// A call, whose arrays fit each other.
@@ -179,11 +180,15 @@ impl<'py> Approximated<'py> {
                 Py::new(py, PyFavorFeatures(features))?
             }
         };
-        let state = match &options.state {
+        let of = features.get().0.dim();
+        if of != dim_k {
+            return Err(PyValueError::new_err(format!("`features` are of {of} numbers; `q` and `k` have {dim_k}")));
+        }
+        let state = match options.state.map(|state| pair("state", "(sums, exponents)", state)).transpose()? {
             Some((sums, exponents)) => {
                 let wide = q.dtype.wide();
-                let sums = view_of(wide, "sums of state", sums)?;
-                let exponents = view_of(wide, "exponents of state", exponents)?;
+                let sums = view_of(wide, "sums of state", &sums)?;
+                let exponents = view_of(wide, "exponents of state", &exponents)?;
                 let expected = [batch, kv_heads, features.get().0.count(), dim_v + 1];
                 expect_shape(&sums, &expected[AXES - q.axes()..])?;
                 expect_shape(&exponents, &[batch, kv_heads, 1, 1][AXES - q.axes()..])?;

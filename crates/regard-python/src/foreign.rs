@@ -125,6 +125,10 @@ impl<'py> View<'py> {
     }
 
     fn of_numpy(name: &'static str, array: &Bound<'py, PyUntypedArray>) -> PyResult<Self> {
+        if !array.is_exact_instance_of::<PyUntypedArray>() && type_name(array) == "MaskedArray" {
+            let fix = "attention has masks of its own: give `mask`, and .filled(0) of this";
+            return Err(PyTypeError::new_err(format!("`{name}` is a MaskedArray; {fix}")));
+        }
         let descr = array.dtype();
         if !matches!(descr.byteorder(), b'=' | b'|') {
             let native = "its bytes are in the other order: .astype(x.dtype.newbyteorder('=')) turns them";

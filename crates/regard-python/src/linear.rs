@@ -133,7 +133,7 @@ pub(crate) fn linear_attention_backward<'py>(
     let dout = View::of("dout", dout)?.readable(Copies::Allowed)?;
     same_dtype(&call.q, &[&dout])?;
     let dstate = dstate.map(|array| view_of(Dtype::F32, "dstate", array)).transpose()?;
-    with_narrow_type!(call.q.dtype, T => call.backward::<T>(&dout, dstate.as_ref()))
+    with_narrow_type!(call.q, T => call.backward::<T>(&dout, dstate.as_ref()))
 }
 
 /// The options of a recurrence.

@@ -1,10 +1,12 @@
 //! Masks, and their layouts.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
+
 use numpy::{PyArray1, PyReadonlyArrayDyn, PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::exceptions::{PyMemoryError, PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyString, PyTuple};
+use pyo3::types::{PyBytes, PyString, PyTuple, PyType};
 use regard_attention::{Offset, Options, Sequences, Shape};
 use regard_draw::{Picture, Style, draw_layout, draw_mask};
 use regard_kernels::ROWS;
@@ -12,9 +14,9 @@ use regard_masks::{BlockLayout, Edges, Mask, TileShape};
 use regard_threads::interrupted;
 
 use crate::arrays::room;
-use crate::error::{of_draw, of_mask, of_memory};
+use crate::error::{of_draw, of_mask, of_memory, wrong_type};
 use crate::foreign::numpy;
-use crate::numbers::{self, count, number, whole, whole_numbers};
+use crate::numbers::{self, count, number, position, whole, whole_numbers};
 use crate::work::detached;
 
 /// Pairs that are drawn where nobody says how many.
@@ -47,8 +49,11 @@ pub(crate) struct PyMask(pub(crate) Mask);
 impl PyMask {
     /// The mask of an expression, as ``str`` of a mask writes it.
     #[new]
-    fn new(expression: &str) -> PyResult<Self> {
-        parsed(expression).map(PyMask)
+    fn new(expression: &Bound<'_, PyAny>) -> PyResult<Self> {
+        let text = expression.cast::<PyString>().map_err(|_| {
+            wrong_type("expression", "text such as \"causal & window(31, inf)\"; Mask.dense takes arrays", expression)
+        })?;
+        parsed(text.to_str()?).map(PyMask)
     }
 
     /// Every pair.
@@ -153,7 +158,14 @@ impl PyMask {
                 );
                 return Err(PyValueError::new_err(problem));
             }
-            return rows(&both.get_item(0)?, &both.get_item(1)?);
+            let hint = |error: PyErr| match error.is_instance_of::<PyValueError>(pairs.py()) {
+                true => PyValueError::new_err(format!(
+                    "{}; a tuple is read as (indptr, indices): pairs come in a list or an array",
+                    error.value(pairs.py())
+                )),
+                false => error,
+            };
+            return rows(&both.get_item(0)?, &both.get_item(1)?).map_err(hint);
         }
         let (indptr, targets) = (intern!(pairs.py(), "indptr"), intern!(pairs.py(), "indices"));
         if pairs.hasattr(indptr)? && pairs.hasattr(targets)? {
@@ -215,22 +227,27 @@ impl PyMask {
     }
 
     /// Whether the query at position ``p`` sees key ``j`` of ``n_k`` keys: the definition of the mask.
-    fn allows(&self, p: i64, j: usize, n_k: usize) -> bool {
-        self.0.allows(p, j, n_k)
+    fn allows(&self, p: &Bound<'_, PyAny>, j: &Bound<'_, PyAny>, n_k: &Bound<'_, PyAny>) -> PyResult<bool> {
+        Ok(self.0.allows(position("p", "a whole number", p)?, count("j", j)?, count("n_k", n_k)?))
     }
 
     /// The mask of one batch entry and query head, of one that differs by these.
-    fn select(&self, batch: usize, head: usize) -> PyMask {
-        PyMask(self.0.select(batch, head))
+    fn select(&self, batch: &Bound<'_, PyAny>, head: &Bound<'_, PyAny>) -> PyResult<PyMask> {
+        Ok(PyMask(self.0.select(count("batch", batch)?, count("head", head)?)))
     }
 
     /// What kernels compute of the mask for so many queries and keys.
     #[pyo3(signature = (n_q, n_k, offset=None))]
-    fn layout(&self, py: Python<'_>, n_q: usize, n_k: usize, offset: Option<i64>) -> PyResult<Layout> {
+    fn layout(
+        &self,
+        n_q: &Bound<'_, PyAny>,
+        n_k: &Bound<'_, PyAny>,
+        offset: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Layout> {
+        let (py, (n_q, n_k, first)) = (n_q.py(), place(n_q, n_k, offset)?);
         self.same_for_all("layout")?;
         let mut layout = BlockLayout::new();
         let tile = TileShape { rows: ROWS, group: 1 };
-        let first = offset.unwrap_or_else(|| at_end(n_q, n_k));
         detached(py, || layout.compile(&self.0, n_q, n_k, first, tile).map(|_| ()))?.map_err(of_mask)?;
         Ok(Layout(layout))
     }
@@ -240,13 +257,12 @@ impl PyMask {
     #[pyo3(signature = (n_q, n_k, offset=None, additive=false))]
     fn to_numpy<'py>(
         &self,
-        py: Python<'py>,
-        n_q: usize,
-        n_k: usize,
-        offset: Option<i64>,
+        n_q: &Bound<'py, PyAny>,
+        n_k: &Bound<'py, PyAny>,
+        offset: Option<&Bound<'py, PyAny>>,
         additive: bool,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let offset = offset.unwrap_or_else(|| at_end(n_q, n_k));
+        let (py, (n_q, n_k, offset)) = (n_q.py(), place(n_q, n_k, offset)?);
         let (batch, heads) = (self.0.batch().map_err(of_mask)?, self.0.heads().map_err(of_mask)?);
         let sizes = [batch, heads, n_q, n_k];
         let array = if additive {
@@ -262,35 +278,71 @@ impl PyMask {
 
     /// The mask as text, ``█`` for a pair that is kept and ``·`` for one that is not.
     #[pyo3(signature = (n_q, n_k, offset=None))]
-    fn draw(&self, n_q: usize, n_k: usize, offset: Option<i64>) -> PyResult<String> {
+    fn draw(
+        &self,
+        n_q: &Bound<'_, PyAny>,
+        n_k: &Bound<'_, PyAny>,
+        offset: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<String> {
+        let (n_q, n_k, first) = place(n_q, n_k, offset)?;
         if n_q.saturating_mul(n_k) > 1 << 24 {
             return Err(PyValueError::new_err(format!(
                 "{n_q} × {n_k} pairs are too many to be drawn as text: .svg shades them"
             )));
         }
-        Ok(self.0.draw(n_q, n_k, offset.unwrap_or_else(|| at_end(n_q, n_k))).to_string())
+        Ok(self.0.draw(n_q, n_k, first).to_string())
     }
 
     /// The mask as a picture, in SVG; large ones are shaded.
     #[pyo3(signature = (n_q, n_k, offset=None))]
-    fn svg(&self, py: Python<'_>, n_q: usize, n_k: usize, offset: Option<i64>) -> PyResult<String> {
-        detached(py, || self.picture(n_q, n_k, offset).map(|picture| picture.svg()))?
+    fn svg(
+        &self,
+        n_q: &Bound<'_, PyAny>,
+        n_k: &Bound<'_, PyAny>,
+        offset: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<String> {
+        let (py, place) = (n_q.py(), place(n_q, n_k, offset)?);
+        detached(py, || self.picture(place).map(|picture| picture.svg()))?
     }
 
     /// The mask as a picture, the bytes of a PNG file.
     #[pyo3(signature = (n_q, n_k, offset=None))]
-    fn png<'py>(&self, py: Python<'py>, n_q: usize, n_k: usize, offset: Option<i64>) -> PyResult<Bound<'py, PyBytes>> {
-        let png = detached(py, || self.picture(n_q, n_k, offset).map(|picture| picture.png()))??;
+    fn png<'py>(
+        &self,
+        n_q: &Bound<'py, PyAny>,
+        n_k: &Bound<'py, PyAny>,
+        offset: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        let (py, place) = (n_q.py(), place(n_q, n_k, offset)?);
+        let png = detached(py, || self.picture(place).map(|picture| picture.png()))??;
         Ok(PyBytes::new(py, &png))
     }
 
     /// What a notebook shows: the first queries and keys.
     fn _repr_svg_(&self) -> Option<String> {
-        self.picture(DRAWN, DRAWN, None).ok().map(|picture| picture.svg())
+        self.picture((DRAWN, DRAWN, 0)).ok().map(|picture| picture.svg())
     }
 
     fn __str__(&self) -> String {
         self.0.to_string()
+    }
+
+    fn __hash__(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        self.0.to_string().hash(&mut hasher);
+        hasher.finish()
+    }
+
+    /// Its expression, where that says all.
+    fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyType>, (String,))> {
+        let expression = self.0.to_string();
+        match expression.parse::<Mask>() {
+            Ok(mask) if mask == self.0 => Ok((py.get_type::<PyMask>(), (expression,))),
+            _ => Err(PyTypeError::new_err(format!(
+                "cannot pickle {}: a mask that holds arrays is made anew from these",
+                self.__repr__()
+            ))),
+        }
     }
 
     /// Itself: a mask does not change.
@@ -332,9 +384,9 @@ impl PyMask {
         Ok(pairs)
     }
 
-    fn picture(&self, n_q: usize, n_k: usize, offset: Option<i64>) -> PyResult<Picture> {
+    fn picture(&self, (n_q, n_k, first): (usize, usize, i64)) -> PyResult<Picture> {
         self.same_for_all("a picture")?;
-        draw_mask(&self.0, n_q, n_k, offset.unwrap_or_else(|| at_end(n_q, n_k)), &Style::default()).map_err(of_draw)
+        draw_mask(&self.0, n_q, n_k, first, &Style::default()).map_err(of_draw)
     }
 
     fn same_for_all(&self, what: &str) -> PyResult<()> {
@@ -422,6 +474,17 @@ fn too_many(pairs: Pairs) -> PyErr {
         )),
         Pairs::Mask(error) => of_mask(error),
     }
+}
+
+/// Queries, keys, and where the first query stands: so that the last one stands at the last key unless given.
+fn place(
+    n_q: &Bound<'_, PyAny>,
+    n_k: &Bound<'_, PyAny>,
+    offset: Option<&Bound<'_, PyAny>>,
+) -> PyResult<(usize, usize, i64)> {
+    let (n_q, n_k) = (count("n_q", n_q)?, count("n_k", n_k)?);
+    let first = offset.map(|offset| position("offset", "a whole number", offset)).transpose()?;
+    Ok((n_q, n_k, first.unwrap_or_else(|| at_end(n_q, n_k))))
 }
 
 /// Where the first query stands if the last one stands at the last key.

@@ -6,7 +6,7 @@ use pyo3::types::PyTuple;
 use regard_attention::merge as merge_rows;
 use regard_memory::TensorMut;
 
-use crate::arrays::{Copies, finish, new_like};
+use crate::arrays::{Copies, finish, new_like, pair};
 use crate::attention::expect_shape;
 use crate::dtype::{Dtype, Scalar};
 use crate::error::of_attention;
@@ -29,10 +29,8 @@ use crate::work::detached;
 /// >>> bool(np.allclose(out, regard.attention(q, k, v), atol=1e-6))
 /// True
 #[pyfunction]
-pub(crate) fn merge<'py>(
-    a: (Bound<'py, PyAny>, Bound<'py, PyAny>),
-    b: (Bound<'py, PyAny>, Bound<'py, PyAny>),
-) -> PyResult<Bound<'py, PyAny>> {
+pub(crate) fn merge<'py>(a: &Bound<'py, PyAny>, b: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    let (a, b) = (pair("a", "(out, lse)", a)?, pair("b", "(out, lse)", b)?);
     let view = |name, array| View::of(name, array)?.readable(Copies::Allowed);
     let (a_out, a_lse, b_out, b_lse) =
         (view("out of a", &a.0)?, view("lse of a", &a.1)?, view("out of b", &b.0)?, view("lse of b", &b.1)?);

@@ -4,7 +4,7 @@ use numpy::{PyReadonlyArrayDyn, PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::exceptions::PyValueError;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::PyInt;
+use pyo3::types::{PyBool, PyInt};
 use regard_attention::Real;
 
 use crate::dtype::with_type;
@@ -27,16 +27,27 @@ pub(crate) fn number(name: &str, value: &Bound<'_, PyAny>) -> PyResult<f64> {
 
 /// A whole number, not below zero.
 pub(crate) fn whole(name: &str, value: &Bound<'_, PyAny>) -> PyResult<u64> {
-    let number = match value.cast::<PyInt>() {
-        Ok(number) => number.clone().into_any(),
-        // NumPy's numbers are no ints, but can be indices.
-        Err(_) => {
-            let index = value.call_method0(pyo3::intern!(value.py(), "__index__"));
-            index.map_err(|_| wrong_type(name, "a whole number", value))?
-        }
-    };
+    let number = index(name, "a whole number", value)?;
     let expected = "a whole number, not below 0 and below 2**64";
     number.extract().map_err(|_| PyValueError::new_err(format!("`{name}` is {number}; expected {expected}")))
+}
+
+/// A whole number that says where something stands.
+pub(crate) fn position(name: &str, expected: &str, value: &Bound<'_, PyAny>) -> PyResult<i64> {
+    let number = index(name, expected, value)?;
+    let expected = "a whole number within ±2**63";
+    number.extract().map_err(|_| PyValueError::new_err(format!("`{name}` is {number}; expected {expected}")))
+}
+
+/// What is a number of Python's, or can be one, as NumPy's can; a truth is none.
+fn index<'py>(name: &str, expected: &str, value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    if value.is_exact_instance_of::<PyInt>() {
+        return Ok(value.clone());
+    }
+    if value.is_instance_of::<PyBool>() {
+        return Err(wrong_type(name, expected, value));
+    }
+    value.call_method0(intern!(value.py(), "__index__")).map_err(|_| wrong_type(name, expected, value))
 }
 
 /// A whole number, not below zero, that counts what memory holds.

@@ -8,7 +8,7 @@ use regard_masks::Mask;
 
 use crate::arrays::Copies;
 use crate::error::{of_attention, wrong_type};
-use crate::numbers::{as_list, count, indices, number, numbers, whole};
+use crate::numbers::{as_list, count, indices, number, numbers, position, whole};
 use crate::work::detached;
 
 /// A function by its name, and the keywords that it takes.
@@ -165,14 +165,12 @@ impl<'py> Call<'py> {
 /// One number, or one for each sequence.
 fn offset_of(value: &Bound<'_, PyAny>) -> PyResult<Offset> {
     let expected = "a whole number, or one for each batch entry";
-    let one = |value: &Bound<'_, PyAny>| -> PyResult<i64> {
-        let index = value.call_method0(pyo3::intern!(value.py(), "__index__"));
-        index.map_err(|_| wrong_type("offset", expected, value))?.extract()
-    };
     let list = as_list(value)?;
     match list.try_iter() {
-        Ok(each) => Ok(Offset::Each(each.map(|offset| one(&offset?)).collect::<PyResult<_>>()?)),
-        Err(_) => Ok(Offset::Same(one(&list)?)),
+        Ok(each) => {
+            Ok(Offset::Each(each.map(|offset| position("offset", expected, &offset?)).collect::<PyResult<_>>()?))
+        }
+        Err(_) => Ok(Offset::Same(position("offset", expected, &list)?)),
     }
 }
 

@@ -72,7 +72,7 @@ pub(crate) fn prefix_attention<'py>(
         }
     }
     let mut attention = SharedPrefix::new(own.shape, prefix, &mask, &call.options).map_err(of_attention)?;
-    with_narrow_type!(own.dtype(), T => run::<T>(&mut attention, &own, &shared, &call))
+    with_narrow_type!(own.q, T => run::<T>(&mut attention, &own, &shared, &call))
 }
 
 fn shared<'py>(name: &'static str, array: &Bound<'py, PyAny>, copies: Copies) -> PyResult<View<'py>> {

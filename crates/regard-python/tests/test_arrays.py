@@ -380,3 +380,28 @@ def test_masked_nan_reaches_nothing(rng):
     out = regard.attention(q, k, v, "causal & window(5, inf)")
     sees = (np.arange(30) >= 3) & (np.arange(30) <= 8)
     assert np.isnan(out[:, :, sees]).all() and (out[:, :, ~sees] == clean[:, :, ~sees]).all()
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda x: regard.attention(np.ma.masked_array(x), x, x), TypeError, "`q` is a MaskedArray; .*`mask`"),
+        (lambda x: regard.attention(x, x, x, "causal", offset=2**70), ValueError, "`offset` is 1180591620717411303424"),
+        (lambda x: regard.attention(x, x, x, scale=1e300), ValueError, "scale is 1e300"),
+        (lambda x: regard.attention(x, x, x, key_lengths=[True]), TypeError, "`key_lengths` is a bool"),
+        (lambda x: regard.scores(x, x, rows=np.ones(5, bool)), TypeError, "`rows` is a bool"),
+        (lambda x: regard.merge(1, 2), TypeError, "`a` is an int; expected a pair .out, lse."),
+        (lambda x: regard.merge((x,), (x, x)), ValueError, "`a` has 1 parts; expected two"),
+        (lambda x: regard.favor_attention(x, x, x, state=3), TypeError, "`state` is an int; expected a pair .sums"),
+        (lambda x: regard.favor_attention(x, x, x, features=regard.FavorFeatures(9, 4)), ValueError, "of 9 numbers"),
+        (lambda x: regard.Cache(-1, 8, capacity=4), ValueError, "`kv_heads` is -1"),
+        (lambda x: regard.Cache(1, 8, capacity=2**70), ValueError, "`capacity` is 1180591620717411303424"),
+        (lambda x: regard.Index(x[0, 0], links=1), ValueError, "links"),
+        (lambda x: regard.Index(x[0, 0], seed=-1), ValueError, "`seed` is -1"),
+        (lambda x: regard.set_num_threads(-1), ValueError, "`n` is -1"),
+        (lambda x: regard.decode(x.astype(float), regard.Cache(2, 8, capacity=4)), TypeError, "`q` has dtype float64"),
+    ],
+)
+def test_other_things_that_make_no_sense(rng, call, error, message):
+    with pytest.raises(error, match=message):
+        call(rng.standard_normal((1, 2, 5, 8), dtype=np.float32))

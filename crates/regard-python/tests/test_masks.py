@@ -1,6 +1,7 @@
 """Masks: each against its definition in NumPy, as arrays, text and pictures."""
 
 import copy
+import pickle
 import xml.etree.ElementTree as xml
 
 import numpy as np
@@ -104,7 +105,7 @@ def test_expressions_are_read_and_written():
     [
         (lambda: Mask("windw(1, 2)"), ValueError, "windw"),
         (lambda: Mask("causal &"), ValueError, "the end; expected a mask"),
-        (lambda: Mask(7), TypeError, "str"),
+        (lambda: Mask(7), TypeError, "text"),
         (lambda: Mask.window(-1, 0), ValueError, "`left` is -1"),
         (lambda: Mask.window(0, 2**200), ValueError, "`right` is 16069"),
         (lambda: Mask.prefix(-1), ValueError, "`n` is -1"),
@@ -139,3 +140,35 @@ def test_copies_of_a_mask_are_the_mask():
     mask = Mask.window(2, 3) & Mask.causal()
     held = {"mask": mask, "of": [mask]}
     assert copy.copy(mask) is mask and copy.deepcopy(held)["of"][0] is mask
+
+
+def test_masks_are_keys_and_can_be_sent_where_text_says_all():
+    mask = Mask.causal() & (Mask.window(31, None) | ~Mask.prefix(4) | Mask.global_keys([1, 5]) | Mask.random(0.25, 7))
+    assert {mask: 1}[Mask(str(mask))] == 1 and hash(mask) != hash(Mask.causal())
+    assert pickle.loads(pickle.dumps(mask)) == mask
+    assert copy.deepcopy([mask])[0] == mask
+    assert pickle.loads(pickle.dumps(Mask.keys([True, False]))) == Mask.keys([True, False])
+    for held in (Mask.edges([(0, 1)]), Mask.dense(np.eye(2, dtype=bool))):
+        with pytest.raises(TypeError, match="cannot pickle Mask.*arrays"):
+            pickle.dumps(Mask.causal() & held)
+        assert copy.deepcopy(held) == held
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: Mask(3), TypeError, "`expression` is an int; expected text such as"),
+        (lambda: Mask.causal().layout(-1, 3), ValueError, "`n_q` is -1"),
+        (lambda: Mask.causal().to_numpy(2, 2**70), ValueError, "`n_k` is 1180591620717411303424"),
+        (lambda: Mask.causal().draw(2, 2, 2**70), ValueError, "`offset` is 1180591620717411303424"),
+        (lambda: Mask.causal().svg(2.0, 2), TypeError, "`n_q` is a float"),
+        (lambda: Mask.causal().allows(0, -1, 3), ValueError, "`j` is -1"),
+        (lambda: Mask.causal().select(True, 0), TypeError, "`batch` is a bool"),
+        (lambda: Mask.block_diagonal(-1), ValueError, "`size` is -1"),
+        (lambda: Mask.random(0.5, -1), ValueError, "`seed` is -1"),
+        (lambda: Mask.edges(((0, 1), (1, 2))), ValueError, "a tuple is read as .indptr, indices.: pairs come in a list"),
+    ],
+)
+def test_what_masks_are_refused_for(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
