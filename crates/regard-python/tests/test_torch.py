@@ -435,3 +435,43 @@ def test_favor_attention_has_gradients(rng):
             call(*wide)
         # Without gradients it is computed.
         assert call(*(x.detach() for x in wide)).dtype == torch.float64
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("through", ["ours", "patched"])
+def test_transforms_and_tracers(rng, through):
+    """What looks into operations finds PyTorch's own, or one opaque one; never the memory that we write to unseen."""
+    q, k, v = (torch.from_numpy(rng.standard_normal((2, 3, 5, 4))).float() for _ in range(3))
+    ours = scaled_dot_product_attention if through == "ours" else F.scaled_dot_product_attention
+    with patched():
+        got = [
+            torch.vmap(ours)(q, k, v),
+            torch.func.grad(lambda q: ours(q, k, v, is_causal=True).sin().sum())(q),
+            torch.func.jacrev(lambda q: ours(q, k[0], v[0]))(q[0]),
+            torch.jit.trace(lambda *x: ours(*x), (k, k, k))(q, k, v),
+        ]
+    expected = [
+        torch.vmap(theirs)(q, k, v),
+        torch.func.grad(lambda q: theirs(q, k, v, is_causal=True).sin().sum())(q),
+        torch.func.jacrev(lambda q: theirs(q, k[0], v[0]))(q[0]),
+        theirs(q, k, v),
+    ]
+    for one, other in zip(got, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+    # PyTorch's own has no such derivative; ours must not give zeros.
+    with pytest.raises(NotImplementedError, match="forward AD"):
+        torch.func.jvp(lambda q: ours(q, k, v), (q,), (k,))
+    for call in (regard.torch.attention, regard.torch.linear_attention, regard.torch.favor_attention):
+        with pytest.raises(NotImplementedError, match="nothing that torch.func"):
+            torch.vmap(call)(q, k, v)
+        with pytest.raises(NotImplementedError, match="nothing that torch.func"):
+            torch.jit.trace(lambda *x, call=call: call(*x), (q, k, v))
+
+
+def test_all_weights_fall(rng):
+    (q, k, v), group = tensors(rng, torch.float32)
+    out = scaled_dot_product_attention(q, k, v, dropout_p=1.0, enable_gqa=group > 1)
+    out.sum().backward()
+    assert not out.any() and not v.grad.any()
+    with pytest.raises((RuntimeError, ValueError), match=r"[pP]robability|dropout"):
+        scaled_dot_product_attention(q, k, v, dropout_p=1.5)

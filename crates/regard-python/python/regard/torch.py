@@ -58,10 +58,24 @@ def attention(
     >>> out, lse = regard.torch.attention(q, k, v, regard.Mask.causal(), sinks=torch.zeros(4), return_lse=True)
     >>> (out.sum() + lse.sum()).backward()
     """
+    _refuse_transforms("attention")
     if out is not None and _wants_gradient(q, k, v, bias, sinks):
         # Gradients are made of the result, which the caller could write to unnoticed.
         raise ValueError("`out` is for calls without gradients: leave it out, or call under torch.no_grad()")
     return attend(*autocast(q, k, v, bias), sinks, mask, return_lse, out, options)
+
+
+def _is_transformed() -> bool:
+    """Whether ``torch.func`` or forward-mode differentiation looks into what is called: they know operations of PyTorch's."""
+    return torch._C._functorch.maybe_current_level() is not None or torch.autograd.forward_ad._current_level >= 0
+
+
+def _refuse_transforms(name: str) -> None:
+    if _is_transformed() or torch.jit.is_tracing():
+        raise NotImplementedError(
+            f"regard.torch.{name} is nothing that torch.func, forward-mode differentiation and torch.jit.trace can look into; "
+            "scaled_dot_product_attention is"
+        )
 
 
 def _wants_gradient(*inputs: Any) -> bool:
@@ -157,6 +171,7 @@ def linear_attention(
     >>> out, state = regard.torch.linear_attention(q, k, v, rule="gated", decay=decay, return_state=True)
     >>> (out.sum() + state.sum()).backward()
     """
+    _refuse_transforms("linear_attention")
     options = {"rule": rule, "scale": scale, "causal": causal}
     if _wants_gradient(q, k, v, decay, beta, state):
         out, after = _Linear.apply(q, k, v, decay, beta, state, options)
@@ -215,6 +230,7 @@ def favor_attention(
     >>> q, k, v = torch.randn(3, 1, 4, 100, 16, requires_grad=True).unbind()
     >>> regard.torch.favor_attention(q, k, v, features=64).sum().backward()
     """
+    _refuse_transforms("favor_attention")
     options = {"features": features, "seed": seed, "scale": scale, "causal": causal}
     if _wants_gradient(q, k, v):
         return _Favor.apply(q, k, v, options)
@@ -262,10 +278,14 @@ def scaled_dot_product_attention(
         scale: of the scores; ``1/√dim`` unless given.
         enable_gqa: heads of the query may be a multiple of those of key and value.
 
-    A query that sees no key has the result 0.
+    Under ``torch.func`` and in forward-mode differentiation PyTorch's own computes. A query that sees no key has the result 0.
     """
     query, key, value, attn_mask = autocast(query, key, value, attn_mask)
-    if torch.compiler.is_compiling():
+    compiled = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    if dropout_p == 1 or (not compiled and _is_transformed()):
+        # Where nothing is left PyTorch's own gives zeros with their gradients.
+        return _beneath(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
+    if compiled:
         seed = torch.randint(2**62, (), dtype=torch.int64) if dropout_p > 0 else None
         return _op(query, key, value, attn_mask, seed, dropout_p, is_causal, scale, enable_gqa)[0]
     seed = int(torch.randint(2**62, ())) if dropout_p > 0 else None
@@ -379,7 +399,8 @@ def _op(
     drawn = None if seed is None else int(seed)
     arguments = _arguments(query, key, value, attn_mask, dropout_p, drawn, is_causal, scale, enable_gqa)
     q, k, v, mask, bias, options = arguments
-    out, lse = attend(q, k, v, bias, None, mask, True, None, options)
+    with torch.no_grad():
+        out, lse = attend(q, k, v, bias, None, mask, True, None, options)
     shape = _shape(query, key, value, enable_gqa)
     return out.reshape(*shape, value.shape[-1]), lse.reshape(shape)
 
@@ -455,6 +476,7 @@ def _backward(ctx, dout, _):
 
 
 _op.register_autograd(_backward, setup_context=_setup_context)
+
 
 _lock = threading.Lock()
 _patches = 0
