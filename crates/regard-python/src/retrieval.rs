@@ -5,7 +5,7 @@ use pyo3::exceptions::{PyIndexError, PyValueError};
 use pyo3::prelude::*;
 use regard_graph::{Parameters, Retrieval, Retrieved, Sight};
 
-use crate::arrays::{finish, new_like, single};
+use crate::arrays::{finish, new_like, pair, single};
 use crate::attention::fitting;
 use crate::dtype::Dtype;
 use crate::error::{of_graph, wrong_type};
@@ -13,9 +13,6 @@ use crate::foreign::View;
 use crate::index::{PyIndex, parameters};
 use crate::numbers::{count, number};
 use crate::work::detached;
-
-/// How far a window reaches to the left and to the right.
-type Bounds<'py> = (Option<Bound<'py, PyAny>>, Option<Bound<'py, PyAny>>);
 
 /// What :func:`retrieve` gives: a state over the keys that it saw, ready to be merged with that over others.
 #[pyclass(frozen, module = "regard", name = "Retrieved")]
@@ -99,7 +96,7 @@ pub(crate) fn retrieve<'py>(
     count: &Bound<'py, PyAny>,
     width: Option<&Bound<'py, PyAny>>,
     sight: &str,
-    window: Option<Bounds<'py>>,
+    window: Option<&Bound<'py, PyAny>>,
     first: Option<&Bound<'py, PyAny>>,
     scale: Option<&Bound<'py, PyAny>>,
     indexes: Option<&Bound<'py, PyAny>>,
@@ -123,9 +120,10 @@ pub(crate) fn retrieve<'py>(
     if let Some(width) = width {
         retrieval = retrieval.width(whole("width", width)?);
     }
-    if let Some((left, right)) = &window {
-        let bound = |bound: &Option<Bound<'py, PyAny>>| bound.as_ref().map(|bound| whole("window", bound)).transpose();
-        retrieval = retrieval.window(bound(left)?, bound(right)?);
+    if let Some(window) = window {
+        let (left, right) = pair("window", "(left, right)", window)?;
+        let bound = |bound: &Bound<'py, PyAny>| (!bound.is_none()).then(|| whole("window", bound)).transpose();
+        retrieval = retrieval.window(bound(&left)?, bound(&right)?);
     }
     if let Some(first) = first {
         retrieval = retrieval.first(whole("first", first)?);

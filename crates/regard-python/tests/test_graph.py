@@ -84,6 +84,10 @@ def test_retrieval_of_all_keys_and_with_indexes(rng):
         regard.retrieve(q, k, v, 4, indexes=indexes[:1])
     with pytest.raises(TypeError, match="list of regard.Index"):
         regard.retrieve(q, k, v, 4, indexes=[1, 2])
+    with pytest.raises(TypeError, match="`window` is an int; expected a pair .left, right."):
+        regard.retrieve(q, k, v, 4, window=5)
+    with pytest.raises(ValueError, match="`window` is -1"):
+        regard.retrieve(q, k, v, 4, window=(-1, None))
     with pytest.raises(ValueError, match="`sight` is 'some'"):
         regard.retrieve(q, k, v, 4, sight="some")
     with pytest.raises(TypeError, match="float64, expected float32"):
