@@ -92,5 +92,6 @@ pub enum Error {
 
 /// A number without hundreds of digits.
 fn short(number: f64) -> String {
-    if number.abs() < 1e15 { number.to_string() } else { format!("{number:e}") }
+    let plain = number == 0.0 || (1e-5..1e15).contains(&number.abs());
+    if plain { number.to_string() } else { format!("{number:e}") }
 }

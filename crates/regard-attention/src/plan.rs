@@ -221,7 +221,11 @@ impl Plan {
         if let Some(cap) = options.softcap
             && !(cap > 0.0 && (cap as f32).is_finite() && cap as f32 > 0.0 && (1.0 / cap as f32).is_finite())
         {
-            return Err(Error::Option { option: "softcap", has: cap, expected: "positive and finite" });
+            return Err(Error::Option {
+                option: "softcap",
+                has: cap,
+                expected: "positive, and it and 1 over it finite in f32",
+            });
         }
         if let Some(Dropout { probability, .. }) = options.dropout
             && !(0.0..1.0).contains(&probability)

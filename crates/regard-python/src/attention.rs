@@ -80,8 +80,8 @@ pub(crate) fn fitting(q: &View<'_>, k: &View<'_>, v: &View<'_>) -> PyResult<Shap
 ///     k: keys ``[batch, kv_heads, keys, dim]``. Query head ``h`` reads key head ``h // (heads // kv_heads)``.
 ///     v: values ``[batch, kv_heads, keys, dim_v]``.
 ///     mask: a :class:`Mask`, its expression as a string such as ``"causal & window(31, inf)"``, or an array of booleans
-///         ``[queries, keys]`` up to ``[batch or 1, heads or 1, queries, keys]``, True where a query sees a key. Every pair
-///         unless given.
+///         ``[batch or 1, heads or 1, queries or 1, keys or 1]``, also without its first axes, True where a query sees a key.
+///         Every pair unless given.
 ///     key_lengths, query_lengths: the real keys and queries of each batch entry, ``[batch]``, from its first on.
 ///     segments: sequences packed into a batch entry: their lengths one after the other, or tuples ``(batch, (first query,
 ///         end), (first key, end))``.

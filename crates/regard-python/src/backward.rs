@@ -19,7 +19,7 @@ use crate::work::{detached, with_scratch};
 ///
 /// ``q``, ``k`` and ``v`` are in the shapes and types of what they are of; ``bias`` and ``sinks``, where the call has them, in
 /// float32 (float64 of float64), else None. ``dq, dk, dv = gradients`` takes the first three.
-#[pyclass(frozen, module = "regard", name = "Gradients")]
+#[pyclass(frozen, generic, module = "regard", name = "Gradients")]
 pub(crate) struct Gradients {
     /// Of the queries.
     #[pyo3(get)]

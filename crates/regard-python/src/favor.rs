@@ -1,7 +1,7 @@
 //! Softmax attention approximated by random features.
 
 use numpy::{PyArray1, PyArray2, PyArrayMethods};
-use pyo3::exceptions::PyValueError;
+use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 use regard_attention::{Direction, Element, Favor, FavorFeatures, FavorGradients, FavorInputs, FavorOutputs, Shape};
@@ -168,14 +168,22 @@ impl<'py> Approximated<'py> {
         let view = |name, array| View::of(name, array)?.readable(Copies::Allowed);
         let (q, k, v) = (view("q", q)?, view("k", k)?, view("v", v)?);
         let Shape { batch, kv_heads, dim_k, dim_v, .. } = fitting(&q, &k, &v)?;
-        let seed = options.seed.map_or(Ok(0), |seed| whole("seed", seed))?;
         let features = match options.features.map(|given| given.cast::<PyFavorFeatures>().map_err(|_| given)) {
+            Some(Ok(_)) if options.seed.is_some() => {
+                return Err(PyValueError::new_err(
+                    "`features` are drawn already: `seed` is for those drawn in the call",
+                ));
+            }
             Some(Ok(features)) => features.clone().unbind(),
             number => {
-                let expected = |given| wrong_type("features", "their number, or FavorFeatures", given);
                 let number = number.and_then(Result::err);
-                let number =
-                    number.map_or(Ok(FEATURES), |given| count("features", given).map_err(|_| expected(given)))?;
+                let number = number.map_or(Ok(FEATURES), |given| match count("features", given) {
+                    Err(error) if error.is_instance_of::<PyTypeError>(py) => {
+                        Err(wrong_type("features", "their number, or FavorFeatures", given))
+                    }
+                    number => number,
+                })?;
+                let seed = options.seed.map_or(Ok(0), |seed| whole("seed", seed))?;
                 let features = FavorFeatures::new(dim_k, number, seed).map_err(of_attention)?;
                 Py::new(py, PyFavorFeatures(features))?
             }

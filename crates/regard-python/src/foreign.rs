@@ -20,6 +20,7 @@ use regard_memory::{Tensor, TensorMut, advise_huge};
 use crate::arrays::{Copies, room};
 use crate::dtype::{Dtype, Scalar};
 use crate::error::of_memory;
+use crate::work::detached;
 
 /// Axes of an array, at most: `[batch, heads, seq, dim]`.
 pub(crate) const AXES: usize = 4;
@@ -119,6 +120,17 @@ impl<'py> View<'py> {
         }
     }
 
+    /// Tells the owner that its numbers are written to, as PyTorch's own operations do: gradients of what was there before are
+    /// then refused.
+    pub(crate) fn tell_written(&self) -> PyResult<()> {
+        let py = self.object.py();
+        if self.kind == Kind::Torch && !self.object.call_method0(intern!(py, "is_inference"))?.is_truthy()? {
+            let graph = py.import(intern!(py, "torch.autograd.graph"))?;
+            graph.call_method1(intern!(py, "increment_version"), (&self.object,))?;
+        }
+        Ok(())
+    }
+
     /// The same as a view of a copy.
     fn copied(self, copied: Copied) -> Self {
         View { copied: Some(copied), writeable: false, ..self }
@@ -169,6 +181,10 @@ impl<'py> View<'py> {
 
     fn of_torch(name: &'static str, tensor: &Bound<'py, PyAny>, torch: &Torch) -> PyResult<Self> {
         let py = tensor.py();
+        if tensor.getattr(intern!(py, "is_nested"))?.extract::<bool>()? {
+            let fix = "it has no one shape: .to_padded_tensor() gives it one, and `key_lengths` says what is padding";
+            return Err(PyTypeError::new_err(format!("`{name}` is a nested tensor, {fix}")));
+        }
         let device = || tensor.getattr(intern!(py, "device"));
         if !tensor.getattr(intern!(py, "is_cpu"))?.extract::<bool>()? {
             let device = device()?;
@@ -188,7 +204,7 @@ impl<'py> View<'py> {
         }
         let layout = tensor.getattr(intern!(py, "layout"))?;
         if !torch.strided.bind(py).is(&layout) {
-            let expected = "expected torch.strided: .to_dense(), or .to_padded_tensor() of a nested one, makes it so";
+            let expected = "expected torch.strided: .to_dense() makes it so";
             return Err(PyTypeError::new_err(format!("`{name}` has the layout {layout}; {expected}")));
         }
         if tensor.call_method0(intern!(py, "is_neg"))?.extract::<bool>()? {
@@ -225,11 +241,17 @@ impl<'py> View<'py> {
 
     fn of_dlpack(name: &'static str, object: &Bound<'py, PyAny>) -> PyResult<Self> {
         let py = object.py();
-        let (device, _): (i32, i32) = object.call_method0(intern!(py, "__dlpack_device__"))?.extract()?;
-        if device != DLPACK_CPU {
-            let problem = format!("`{name}` is on another device (DLPack's number {device}); expected the CPU");
-            return Err(PyTypeError::new_err(problem));
-        }
+        let on_cpu = |device: i32| {
+            let problem = || format!("`{name}` is on another device (DLPack's number {device}); expected the CPU");
+            if device == DLPACK_CPU { Ok(()) } else { Err(PyTypeError::new_err(problem())) }
+        };
+        let said =
+            object.call_method0(intern!(py, "__dlpack_device__")).and_then(|device| device.extract::<(i32, i32)>());
+        let (device, _) = said.map_err(|error| {
+            let kind = article(&type_name(object));
+            PyTypeError::new_err(format!("`{name}` is {kind} whose numbers are not there to be read: {error}"))
+        })?;
+        on_cpu(device)?;
         let versions = PyDict::new(py);
         versions.set_item(intern!(py, "max_version"), (1, 0))?;
         let capsule = match object.call_method(intern!(py, "__dlpack__"), (), Some(&versions)) {
@@ -247,12 +269,14 @@ impl<'py> View<'py> {
         };
         // The capsule is not marked as used: when it is dropped with this view it frees what it holds.
         let (tensor, read_only) = if let Some(managed) = raw(c"dltensor_versioned") {
-            // SAFETY: by its name the capsule points to such a struct, which lives as long as the capsule.
-            let managed = unsafe { managed.cast::<DlManagedVersioned>().as_ref() };
-            if managed.version.major != 1 {
-                let has = managed.version.major;
+            // SAFETY: by its name the capsule points to a struct that begins with the version, whatever this is, and which
+            // lives as long as the capsule.
+            let has = unsafe { managed.cast::<DlVersion>().as_ref() }.major;
+            if has != 1 {
                 return Err(PyValueError::new_err(format!("`{name}` speaks DLPack {has}; expected 1")));
             }
+            // SAFETY: as above, and by its version the struct is this one.
+            let managed = unsafe { managed.cast::<DlManagedVersioned>().as_ref() };
             (&managed.tensor, managed.flags & DLPACK_READ_ONLY != 0)
         } else if let Some(managed) = raw(c"dltensor") {
             // SAFETY: as above. It cannot say whether it may be written to: JAX's, which never change, look the same.
@@ -262,6 +286,7 @@ impl<'py> View<'py> {
                 format!("`{name}`.__dlpack__() gave {}, no capsule of a tensor", article(&type_name(&capsule)));
             return Err(PyValueError::new_err(problem));
         };
+        on_cpu(tensor.device[0])?;
         let said = format!("DLPack's type code {} of {} bits", tensor.dtype.code, tensor.dtype.bits);
         let dtype = Dtype::of_dlpack(tensor.dtype.code, tensor.dtype.bits, tensor.dtype.lanes);
         let dtype = dtype.ok_or_else(|| wrong_dtype(name, &said))?;
@@ -309,8 +334,8 @@ impl<'py> View<'py> {
 
     /// Asks for huge pages under memory that is new and not written yet.
     pub(crate) fn on_huge_pages(self) -> Self {
-        if let Some(bytes) = self.bytes() {
-            // SAFETY: it is a new array's memory, which nobody else has; nothing is read.
+        if let Some(bytes) = self.bytes().filter(|bytes| !bytes.is_empty()) {
+            // SAFETY: it is a new array's memory, not null as it is not empty, which nobody else has; nothing is read.
             let memory = unsafe { std::slice::from_raw_parts_mut(self.pointer.cast(), bytes.len()) };
             advise_huge(memory);
         }
@@ -437,21 +462,29 @@ impl<'py> View<'py> {
     ///
     /// # Errors
     /// `MemoryError`: a view may repeat one number more often than memory can hold it.
-    pub(crate) fn read_as<T: Scalar, R>(&self, convert: impl Fn(T) -> R) -> PyResult<Vec<R>> {
+    pub(crate) fn read_as<T: Scalar, R: Send>(&self, convert: impl Fn(T) -> R + Send) -> PyResult<Vec<R>> {
+        /// The first of the numbers.
+        struct First<T>(*const T);
+        // SAFETY: it is only read by, while the view, which keeps the numbers alive, is borrowed.
+        unsafe impl<T> Send for First<T> {}
+
         assert_eq!(self.dtype, T::DTYPE, "`{}`", self.name);
         let mut numbers = room(&self.shape).map_err(of_memory)?;
         if self.is_empty() {
             return Ok(numbers);
         }
-        let [a, b, c, d] = self.shape;
-        let step = |axis: usize, at: usize| self.strides[axis].wrapping_mul(at as isize);
-        for (i, j, k) in (0..a).flat_map(|i| (0..b).flat_map(move |j| (0..c).map(move |k| (i, j, k)))) {
-            let row = step(0, i).wrapping_add(step(1, j)).wrapping_add(step(2, k));
-            let place = |l| self.pointer.cast::<T>().wrapping_offset(row.wrapping_add(step(3, l)));
-            // SAFETY: the element is one of the view's, which its owner says are there; it is aligned.
-            numbers.extend((0..d).map(|l| convert(unsafe { *place(l) })));
-        }
-        Ok(numbers)
+        let ([a, b, c, d], strides, first) = (self.shape, self.strides, First(self.pointer.cast::<T>().cast_const()));
+        detached(self.object.py(), move || {
+            let first = first;
+            let step = |axis: usize, at: usize| strides[axis].wrapping_mul(at as isize);
+            for (i, j, k) in (0..a).flat_map(|i| (0..b).flat_map(move |j| (0..c).map(move |k| (i, j, k)))) {
+                let row = step(0, i).wrapping_add(step(1, j)).wrapping_add(step(2, k));
+                let place = |l| first.0.wrapping_offset(row.wrapping_add(step(3, l)));
+                // SAFETY: the element is one of the view's, which its owner says are there; it is aligned.
+                numbers.extend((0..d).map(|l| convert(unsafe { *place(l) })));
+            }
+            numbers
+        })
     }
 
     /// `[batch, heads, seq]` as `[batch, heads, seq, 1]`.

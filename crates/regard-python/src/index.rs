@@ -95,8 +95,8 @@ impl PyIndex {
     }
 
     /// Every query sees the nodes whose level is at least ``level``; with 0 these are all nodes.
-    fn layers(&self, level: usize) -> PyResult<PyMask> {
-        self.0.layers(level).map(PyMask).map_err(of_graph)
+    fn layers(&self, level: &Bound<'_, PyAny>) -> PyResult<PyMask> {
+        self.0.layers(numbers::count("level", level)?).map(PyMask).map_err(of_graph)
     }
 
     /// Node ``i`` sees the nodes whose level is at least its own.
@@ -113,7 +113,8 @@ impl PyIndex {
 
     /// The edges together with a window of ``window`` keys, half of them to each side; twice the mean degree unless given.
     #[pyo3(signature = (window=None))]
-    fn adaptive(&self, window: Option<usize>) -> PyResult<PyMask> {
+    fn adaptive(&self, window: Option<&Bound<'_, PyAny>>) -> PyResult<PyMask> {
+        let window = window.map(|window| numbers::count("window", window)).transpose()?;
         self.0.adaptive(window).map(PyMask).map_err(of_graph)
     }
 
@@ -124,7 +125,8 @@ impl PyIndex {
     }
 
     /// The neighbours of a node on a level.
-    fn neighbours(&self, level: usize, node: usize) -> PyResult<Vec<usize>> {
+    fn neighbours(&self, level: &Bound<'_, PyAny>, node: &Bound<'_, PyAny>) -> PyResult<Vec<usize>> {
+        let (level, node) = (numbers::count("level", level)?, numbers::count("node", node)?);
         self.0.neighbours(level, node).map(<[usize]>::to_vec).map_err(of_graph)
     }
 

@@ -65,7 +65,7 @@ pub(crate) fn linear_attention<'py>(
 /// them, in float32 and in the shapes of what they are of.
 ///
 /// ``decay`` and ``beta`` are None where the call has none. ``dq, dk, dv = gradients`` takes the first three.
-#[pyclass(frozen, module = "regard", name = "LinearGradients")]
+#[pyclass(frozen, generic, module = "regard", name = "LinearGradients")]
 pub(crate) struct LinearGradients {
     /// Of the queries.
     #[pyo3(get)]

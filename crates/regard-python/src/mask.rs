@@ -2,7 +2,8 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use numpy::{PyArray1, PyReadonlyArrayDyn, PyUntypedArray, PyUntypedArrayMethods};
+use numpy::ndarray::ArrayViewD;
+use numpy::{PyArray1, PyArrayDescrMethods, PyReadonlyArrayDyn, PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::exceptions::{PyMemoryError, PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -89,11 +90,11 @@ impl PyMask {
     }
 
     /// The keys that an array of booleans keeps, ``[keys]``, or another set for each batch entry, ``[batch, keys]``: padding on
-    /// any side.
+    /// any side. Keys beyond the array, as a cache that has grown holds them, are not kept.
     #[staticmethod]
     fn keys(kept: &Bound<'_, PyAny>) -> PyResult<Self> {
         let array = booleans("kept", kept)?;
-        let kept = all_of(&array)?;
+        let kept = all_of(array.as_array(), array.shape())?;
         match *array.shape() {
             [_] => Ok(PyMask(Mask::keys(&kept))),
             [batch, keys] => {
@@ -185,7 +186,9 @@ impl PyMask {
         let size = count("size", size)?;
         let kept = booleans("block_mask", block_mask)?;
         match *kept.shape() {
-            [rows, columns] => Mask::blocks(size, rows, columns, &all_of(&kept)?).map(PyMask).map_err(of_mask),
+            [rows, columns] => {
+                Mask::blocks(size, rows, columns, &all_of(kept.as_array(), kept.shape())?).map(PyMask).map_err(of_mask)
+            }
             ref shape => {
                 Err(PyValueError::new_err(format!("`block_mask` has shape {shape:?}; expected [rows, columns]")))
             }
@@ -193,13 +196,14 @@ impl PyMask {
     }
 
     /// An array of booleans, ``[queries, keys]`` up to ``[batch or 1, heads or 1, queries, keys]``: the pairs that are kept, the
-    /// last query at the last key.
+    /// last query at the last key. Pairs beyond the array are not kept: a mask is a set, whatever the sizes of a call.
     #[staticmethod]
     fn dense(array: &Bound<'_, PyAny>) -> PyResult<Self> {
         let kept = booleans("array", array)?;
-        let shape = axes_of("array", kept.shape())?;
-        let kept = all_of(&kept)?;
-        detached(array.py(), || Mask::dense_array(shape, &kept))?.map(PyMask).map_err(of_mask)
+        let shape = axes_of("array", 2, kept.shape())?;
+        let (py, kept) = (array.py(), kept.as_array());
+        let dense = || Mask::dense_array(shape, &all_of(kept, &shape)?).map_err(of_mask);
+        detached(py, dense)?.map(PyMask)
     }
 
     /// Another mask for each batch entry.
@@ -511,62 +515,72 @@ pub(crate) fn mask_of(given: Option<&Bound<'_, PyAny>>, shape: &Shape, options: 
         return Ok(mask);
     }
     let array = booleans("mask", given)?;
-    let has = axes_of("mask", array.shape())?;
+    let has = axes_of("mask", 1, array.shape())?;
     let expected = [shape.batch, shape.heads, shape.queries, shape.keys];
-    let fits = |axis: usize| has[axis] == expected[axis] || (axis < 2 && has[axis] == 1);
-    if !(0..4).all(fits) {
-        return Err(PyValueError::new_err(format!(
-            "`mask` has shape {has:?}; expected {expected:?}, or 1 for batch and heads"
-        )));
+    if has.iter().zip(expected).any(|(&has, expected)| has != 1 && has != expected) {
+        let has = array.shape();
+        return Err(PyValueError::new_err(format!("`mask` has shape {has:?}; expected {expected:?}, or 1 for any")));
     }
-    let kept = all_of(&array)?;
+    if matches!(options.sequences, Sequences::Packed(_)) {
+        let problem = "a `mask` of booleans has no meaning for segments: make it of regard.Mask";
+        return Err(PyValueError::new_err(problem));
+    }
+    if has.contains(&0) {
+        // There are no pairs.
+        return Ok(Mask::full());
+    }
+    let firsts: Vec<i64> = (0..shape.batch).map(|entry| first(entry, shape, options)).collect();
+    let (py, array) = (given.py(), array.as_array());
+    detached(py, || mask_of_pairs(array, [has[0], has[1], has[2], shape.keys], &firsts))?
+}
+
+/// The mask of booleans that stand for an array of this shape, where the first query of each batch entry is at its place.
+fn mask_of_pairs(array: ArrayViewD<'_, u8>, shape: [usize; 4], firsts: &[i64]) -> PyResult<Mask> {
+    let [batch, heads, queries, keys] = shape;
+    let kept = all_of(array, &shape)?;
+    if queries == 1 {
+        // The same keys for all queries, wherever these stand.
+        let head = |at: usize| Mask::keys(&kept[at * keys..][..keys]);
+        let entry = |b: usize| Mask::by_head((0..heads).map(|h| head(b * heads + h)));
+        return Mask::by_batch((0..batch).map(entry).collect::<Result<Vec<_>, _>>().map_err(of_mask)?).map_err(of_mask);
+    }
     // Its rows are queries, wherever these stand; a mask is over positions.
-    let dense = |first: i64| Mask::dense_array_at(first, has, &kept).map_err(of_mask);
-    let lengths = match &options.sequences {
-        Sequences::Whole => None,
-        Sequences::Lengths { queries, keys } => Some((queries, keys)),
-        Sequences::Packed(_) => {
-            return Err(PyValueError::new_err(
-                "a `mask` of booleans has no meaning for segments: make it of regard.Mask",
-            ));
-        }
-    };
-    let length = |lengths: &Option<Vec<usize>>, all: usize, entry: usize| {
-        lengths.as_ref().map_or(Some(all), |lengths| lengths.get(entry).copied()).unwrap_or(all)
-    };
-    let first = |entry: usize| match &options.offset {
-        Offset::Same(offset) => *offset,
-        Offset::Each(each) => each.get(entry).copied().unwrap_or_default(),
-        Offset::AtEnd => {
-            let (queries, keys) = lengths.map_or((shape.queries, shape.keys), |(queries, keys)| {
-                (length(queries, shape.queries, entry), length(keys, shape.keys, entry))
-            });
-            at_end(queries, keys)
-        }
-    };
-    let firsts: Vec<i64> = (0..shape.batch).map(first).collect();
+    let dense = |first: i64| Mask::dense_array_at(first, shape, &kept).map_err(of_mask);
     if firsts.windows(2).all(|two| two[0] == two[1]) {
         return dense(firsts.first().copied().unwrap_or(0));
     }
     let entry = |(b, &first): (usize, &i64)| {
         let mask = dense(first)?;
-        Mask::by_head((0..has[1]).map(|h| mask.select(b.min(has[0] - 1), h))).map_err(of_mask)
+        Mask::by_head((0..heads).map(|h| mask.select(b.min(batch - 1), h))).map_err(of_mask)
     };
     Mask::by_batch(firsts.iter().enumerate().map(entry).collect::<PyResult<Vec<_>>>()?).map_err(of_mask)
 }
 
-/// The shape `[batch, heads, queries, keys]` of an array of two to four axes.
-fn axes_of(name: &str, shape: &[usize]) -> PyResult<[usize; 4]> {
-    match *shape {
-        [queries, keys] => Ok([1, 1, queries, keys]),
-        [heads, queries, keys] => Ok([1, heads, queries, keys]),
-        [batch, heads, queries, keys] => Ok([batch, heads, queries, keys]),
-        _ => {
-            let problem =
-                format!("`{name}` has shape {shape:?}; expected [queries, keys] up to [batch, heads, queries, keys]");
-            Err(PyValueError::new_err(problem))
+/// Where the first query of a batch entry stands.
+fn first(entry: usize, shape: &Shape, options: &Options) -> i64 {
+    match (&options.offset, &options.sequences) {
+        (Offset::Same(offset), _) => *offset,
+        (Offset::Each(each), _) => each.get(entry).copied().unwrap_or_default(),
+        (Offset::AtEnd, Sequences::Lengths { queries, keys }) => {
+            let length = |lengths: &Option<Vec<usize>>, all: usize| {
+                lengths.as_ref().and_then(|lengths| lengths.get(entry).copied()).unwrap_or(all)
+            };
+            at_end(length(queries, shape.queries), length(keys, shape.keys))
         }
+        (Offset::AtEnd, _) => at_end(shape.queries, shape.keys),
     }
+}
+
+/// The shape `[batch, heads, queries, keys]` of an array of so many axes up to four.
+fn axes_of(name: &str, least: usize, shape: &[usize]) -> PyResult<[usize; 4]> {
+    if !(least..=4).contains(&shape.len()) {
+        let expected = if least == 1 { "[keys]" } else { "[queries, keys]" };
+        let problem = format!("`{name}` has shape {shape:?}; expected {expected} up to [batch, heads, queries, keys]");
+        return Err(PyValueError::new_err(problem));
+    }
+    let mut all = [1; 4];
+    all[4 - shape.len()..].copy_from_slice(shape);
+    Ok(all)
 }
 
 /// An array as NumPy has it.
@@ -576,22 +590,22 @@ fn as_numpy<'py>(array: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyUntypedArra
 }
 
 /// An array of booleans.
-fn booleans<'py>(name: &str, array: &Bound<'py, PyAny>) -> PyResult<PyReadonlyArrayDyn<'py, bool>> {
-    let array = as_numpy(array)?;
-    let Ok(kept) = array.extract::<PyReadonlyArrayDyn<'_, bool>>() else {
-        let dtype = array.dtype();
+fn booleans<'py>(name: &str, array: &Bound<'py, PyAny>) -> PyResult<PyReadonlyArrayDyn<'py, u8>> {
+    let (py, array) = (array.py(), as_numpy(array)?);
+    let dtype = array.dtype();
+    if dtype.kind() != b'b' {
         let fix = "True where a query sees a key; scores are added to by `bias`";
         return Err(PyTypeError::new_err(format!("`{name}` has dtype {dtype}; expected booleans, {fix}")));
-    };
-    Ok(kept)
+    }
+    // Python's libraries take every byte but 0 for True.
+    Ok(array.call_method1(intern!(py, "view"), (intern!(py, "uint8"),))?.extract()?)
 }
 
-/// All of them in the order of the axes. A view may repeat one more often than memory can hold it.
-fn all_of(array: &PyReadonlyArrayDyn<'_, bool>) -> PyResult<Vec<bool>> {
-    let mut all = room(array.shape()).map_err(of_memory)?;
-    match array.as_slice() {
-        Ok(each) => all.extend_from_slice(each),
-        Err(_) => all.extend(array.as_array().iter()),
-    }
+/// All of them in the order of the axes, where an axis of 1 may stand for more. A view may repeat one more often than memory
+/// can hold it.
+fn all_of(array: ArrayViewD<'_, u8>, shape: &[usize]) -> PyResult<Vec<bool>> {
+    let mut all = room(shape).map_err(of_memory)?;
+    let problem = || PyValueError::new_err(format!("{:?} does not broadcast to {shape:?}", array.shape()));
+    all.extend(array.broadcast(shape).ok_or_else(problem)?.iter().map(|byte| *byte != 0));
     Ok(all)
 }

@@ -1,7 +1,7 @@
 //! Numbers that callers give, by themselves and in lists.
 
-use numpy::{PyReadonlyArrayDyn, PyUntypedArray, PyUntypedArrayMethods};
-use pyo3::exceptions::PyValueError;
+use numpy::{PyArrayDescrMethods, PyReadonlyArrayDyn, PyUntypedArray, PyUntypedArrayMethods};
+use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyInt};
@@ -16,9 +16,18 @@ pub(crate) fn widened<T: Real>(numbers: Option<&Vec<f64>>) -> Option<Vec<T::Wide
     numbers.map(|numbers| numbers.iter().map(|&x| T::wide(x)).collect())
 }
 
-/// A finite number.
+/// A finite number; a truth is none.
 pub(crate) fn number(name: &str, value: &Bound<'_, PyAny>) -> PyResult<f64> {
-    let number: f64 = value.extract().map_err(|_| wrong_type(name, "a number", value))?;
+    if value.is_instance_of::<PyBool>() {
+        return Err(wrong_type(name, "a number", value));
+    }
+    let number: f64 = value.extract().map_err(|problem: PyErr| {
+        // A whole number of Python's that no float holds.
+        if problem.is_instance_of::<PyOverflowError>(value.py()) {
+            return PyValueError::new_err(format!("`{name}` is beyond float64; expected a finite number"));
+        }
+        wrong_type(name, "a number", value)
+    })?;
     if number.is_finite() {
         return Ok(number);
     }
@@ -55,11 +64,20 @@ pub(crate) fn count(name: &str, value: &Bound<'_, PyAny>) -> PyResult<usize> {
     Ok(whole(name, value)? as usize)
 }
 
+/// Numbers of Python's that are read between two looks for Ctrl-C.
+const LONG: usize = 1 << 16;
+
 /// A sequence or an array of whole numbers, not below zero.
 pub(crate) fn indices(name: &str, value: &Bound<'_, PyAny>) -> PyResult<Vec<usize>> {
     let list = as_list(value)?;
     let each = list.try_iter().map_err(|_| wrong_type(name, "a sequence of whole numbers", value))?;
-    each.map(|number| count(name, &number?)).collect()
+    let one = |(at, number): (usize, PyResult<Bound<'_, PyAny>>)| {
+        if at % LONG == LONG - 1 {
+            value.py().check_signals()?;
+        }
+        count(name, &number?)
+    };
+    each.enumerate().map(one).collect()
 }
 
 /// Arrays as lists of Python's numbers; all else as it is.
@@ -84,10 +102,15 @@ pub(crate) fn numbers(name: &'static str, value: &Bound<'_, PyAny>) -> PyResult<
         Err(refused) if is_array(value)? && !has_whole_numbers(value) => return Err(refused),
         Err(_) => {}
     }
+    let expected = "a sequence of numbers, one a head";
     let list = as_list(value)?;
-    let each = list.try_iter().map_err(|_| wrong_type(name, "a sequence of numbers, one a head", value))?;
-    each.map(|number| number?.extract().map_err(|_| wrong_type(name, "a sequence of numbers, one a head", value)))
-        .collect()
+    let each = list.try_iter().map_err(|_| wrong_type(name, expected, value))?;
+    each.map(|number| {
+        let number = number?;
+        let holds = |_| number.get_type().name().map(|kind| format!("`{name}` holds a {kind}; expected {expected}"));
+        number.extract().or_else(|problem: PyErr| Err(PyTypeError::new_err(holds(problem)?)))
+    })
+    .collect()
 }
 
 /// Whether an array says that its numbers are whole ones.
@@ -109,6 +132,12 @@ pub(crate) fn whole_numbers<N: TryFrom<i64>>(name: &str, object: &Bound<'_, PyAn
     }
     if !matches!(array.dtype().getattr(intern!(py, "kind"))?.extract::<char>()?, 'i' | 'u') {
         return Err(wrong_type(name, "an array of whole numbers", object));
+    }
+    if array.dtype().kind() == b'u' && array.dtype().itemsize() == 8 {
+        let largest = array.call_method0(intern!(py, "max"))?;
+        largest.call_method0(intern!(py, "item"))?.extract::<i64>().map_err(|_| {
+            PyValueError::new_err(format!("`{name}` has {largest}; expected whole numbers below 2**63"))
+        })?;
     }
     let wide = array.call_method1(intern!(py, "astype"), (intern!(py, "int64"),))?;
     let wide: PyReadonlyArrayDyn<'_, i64> = wide.extract()?;

@@ -100,7 +100,7 @@ impl<'py> Call<'py> {
                     call.sequence_ids = ids.map(|ids| ids.into_iter().map(|id| id as u64).collect());
                 }
                 "copy" => {
-                    let allowed = given.is_none_or(|value| value.is_truthy().unwrap_or(true));
+                    let allowed = given.map_or(Ok(true), |value| truth("copy", value))?;
                     call.copies = if allowed { Copies::Allowed } else { Copies::Refused };
                 }
                 _ => call.others.push((name.to_owned(), value)),
@@ -155,11 +155,12 @@ impl<'py> Call<'py> {
 
     /// A keyword that is true or false; false unless given.
     pub(crate) fn flag(&self, name: &str) -> PyResult<bool> {
-        self.own(name).map_or(Ok(false), |value| match value.cast::<PyBool>() {
-            Ok(flag) => Ok(flag.is_true()),
-            Err(_) => Err(wrong_type(name, "True or False", value)),
-        })
+        self.own(name).map_or(Ok(false), |value| truth(name, value))
     }
+}
+
+fn truth(name: &str, value: &Bound<'_, PyAny>) -> PyResult<bool> {
+    value.cast::<PyBool>().map(|flag| flag.is_true()).map_err(|_| wrong_type(name, "True or False", value))
 }
 
 /// One number, or one for each sequence.

@@ -3,7 +3,7 @@
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
-use regard_attention::Plan;
+use regard_attention::{Plan, Shape};
 
 use crate::attention::{Tensors, fitting, run};
 use crate::dtype::Dtype;
@@ -42,11 +42,12 @@ impl PyPlan {
         let call = Call::of(&PLANNED, options)?;
         let tensors = Tensors::of(q, k, v, call.copies)?;
         if tensors.shape != self.plan.shape() || tensors.dtype() != self.dtype {
-            let (has, expected) = (tensors.shape, self.plan.shape());
-            let (of, planned) = (tensors.dtype().name(), self.dtype.name());
-            return Err(PyValueError::new_err(format!(
-                "the plan is of {planned} and {expected:?}; the arrays are {of} and {has:?}"
-            )));
+            let (planned, has) = (told(self.plan.shape(), self.dtype), told(tensors.shape, tensors.dtype()));
+            let problem = format!("the plan is of {planned}; the arrays are {has}: make a plan of these");
+            return Err(match tensors.dtype() == self.dtype {
+                true => PyValueError::new_err(problem),
+                false => PyTypeError::new_err(problem),
+            });
         }
         run(&self.plan, &tensors, &call)
     }
@@ -85,6 +86,13 @@ impl PyPlan {
     }
 }
 
+/// The arrays of a call.
+fn told(shape: Shape, dtype: Dtype) -> String {
+    let Shape { batch, heads, kv_heads, queries, keys, dim_k, dim_v } = shape;
+    let (q, k, v) = ([batch, heads, queries, dim_k], [batch, kv_heads, keys, dim_k], [batch, kv_heads, keys, dim_v]);
+    format!("{} q {q:?}, k {k:?} and v {v:?}", dtype.name())
+}
+
 /// Decides how attention of a shape and mask is computed; ``print`` of the result explains it.
 ///
 /// Args:
@@ -115,7 +123,9 @@ pub(crate) fn plan<'py>(
 ) -> PyResult<PyPlan> {
     let call = Call::of(&PLAN, options)?;
     let numpy = numpy(q.py())?;
-    let said = call.own("dtype").map(|dtype| dtype.extract::<String>()).transpose()?;
+    let said =
+        call.own("dtype").map(|dtype| dtype.extract().map_err(|_| wrong_type("dtype", "its name, a string", dtype)));
+    let said: Option<String> = said.transpose()?;
     let said = said.as_deref().unwrap_or("float32");
     let known = [Dtype::F32, Dtype::F64, Dtype::Bf16, Dtype::F16];
     let Some(dtype) = known.into_iter().find(|dtype| dtype.name() == said) else {
@@ -132,7 +142,12 @@ pub(crate) fn plan<'py>(
         let stands = numpy.call_method1("broadcast_to", (&one, PyTuple::new(given.py(), shape)?));
         Ok((stands.map_err(|_| wrong_type(name, "an array, or its shape", given))?, true))
     };
-    let ((q, by_shape), (k, _), (v, _)) = (array("q", q)?, array("k", k)?, array("v", v)?);
+    let ((q, by_shape), (k, k_by_shape), (v, v_by_shape)) = (array("q", q)?, array("k", k)?, array("v", v)?);
+    if k_by_shape != by_shape || v_by_shape != by_shape {
+        return Err(PyTypeError::new_err(
+            "some of `q`, `k` and `v` are shapes and some arrays: give all as one or the other",
+        ));
+    }
     let (q, k, v) = (View::of("q", &q)?, View::of("k", &k)?, View::of("v", &v)?);
     let shape = fitting(&q, &k, &v)?;
     if !by_shape && call.own("dtype").is_some() {

@@ -66,5 +66,6 @@ fn result<'py>(
         return Err(PyTypeError::new_err(format!("`out` has dtype {has}, expected {expected}")));
     }
     expect_shape(&view, &shape[AXES - like.axes()..])?;
+    view.tell_written()?;
     Ok(view)
 }

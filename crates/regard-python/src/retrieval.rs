@@ -15,7 +15,7 @@ use crate::numbers::{count, number};
 use crate::work::detached;
 
 /// What :func:`retrieve` gives: a state over the keys that it saw, ready to be merged with that over others.
-#[pyclass(frozen, module = "regard", name = "Retrieved")]
+#[pyclass(frozen, generic, module = "regard", name = "Retrieved")]
 pub(crate) struct PyRetrieved {
     /// The results, ``[batch, heads, queries, dim_v]`` in float32.
     #[pyo3(get)]
@@ -105,6 +105,12 @@ pub(crate) fn retrieve<'py>(
     seed: Option<&Bound<'py, PyAny>>,
 ) -> PyResult<PyRetrieved> {
     use crate::numbers::count as whole;
+
+    if indexes.is_some() && (links.is_some() || ef_construction.is_some() || seed.is_some()) {
+        return Err(PyValueError::new_err(
+            "`indexes` are built already: `links`, `ef_construction` and `seed` are for those built in the call",
+        ));
+    }
 
     let sight = match sight {
         "all" => Sight::All,

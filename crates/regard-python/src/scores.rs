@@ -8,7 +8,7 @@ use regard_attention::{Chosen, Inputs, Plan, Shape, Stage};
 use crate::arrays::{finish, new_like};
 use crate::attention::Tensors;
 use crate::dtype::{Scalar, with_type};
-use crate::error::of_attention;
+use crate::error::{of_attention, wrong_type};
 use crate::mask::mask_of;
 use crate::numbers::{count, indices};
 use crate::options::{Call, SCORES};
@@ -49,7 +49,10 @@ pub(crate) fn scores<'py>(
     let tensors = Tensors::of(q, k, k, call.copies)?;
     let mask = mask_of(mask, &tensors.shape, &call.options)?;
     let plan = call.plan(q.py(), tensors.shape, &mask)?;
-    let stage = match call.own("stage").map(|stage| stage.extract::<String>()).transpose()?.as_deref() {
+    let stage =
+        call.own("stage").map(|stage| stage.extract().map_err(|_| wrong_type("stage", "its name, a string", stage)));
+    let stage: Option<String> = stage.transpose()?;
+    let stage = match stage.as_deref() {
         None | Some("weights") => Stage::Weights,
         Some("raw") => Stage::Raw,
         Some("softcap") => Stage::Capped,

@@ -2,7 +2,7 @@
 
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use regard_attention::{Shape, Terms};
+use regard_attention::{Real, Shape, Terms};
 use regard_memory::Tensor;
 
 use crate::arrays::Copies;
@@ -34,6 +34,11 @@ impl<'py, W: Scalar<Wide = W>> OwnTerms<'py, W> {
                 return Err(PyValueError::new_err(format!("`{name}` has {has} numbers, expected {heads}, one a head")));
             }
         }
+        let steep = |slope: &&f64| !W::wide(**slope).to_f64().is_finite();
+        if let Some(slope) = call.slopes.iter().flatten().find(steep) {
+            let problem = format!("`alibi` holds {slope:e}; expected slopes that are finite in {}", W::DTYPE.name());
+            return Err(PyValueError::new_err(problem));
+        }
         let bias = match &call.bias {
             None => None,
             Some(bias) => {
@@ -53,7 +58,7 @@ impl<'py, W: Scalar<Wide = W>> OwnTerms<'py, W> {
                     )));
                 } else {
                     let numbers = with_type!(view.dtype, T => {
-                        view.read_as::<T, _>(|x| W::wide(regard_attention::Real::to_f64(x)))?
+                        view.read_as::<T, _>(|x| W::wide(Real::to_f64(x)))?
                     });
                     Some(Bias::Converted(numbers, view.shape4(), view.axes()))
                 }

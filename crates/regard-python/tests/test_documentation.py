@@ -55,6 +55,27 @@ def parameters(item):
     return [name for name in inspect.signature(item).parameters if name != "self"]
 
 
+def defaults_of_stub(name, body):
+    """What the stubs of a function say its parameters are unless given, each in one of them at least."""
+    said = {}
+    for node in body:
+        if not isinstance(node, ast.FunctionDef) or node.name != name:
+            continue
+        arguments, count = node.args, len(node.args.defaults)
+        given = [*zip([*arguments.posonlyargs, *arguments.args][-count:], arguments.defaults, strict=True)] if count else []
+        given += zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
+        for argument, default in given:
+            if default is not None:
+                value = ast.literal_eval(default)
+                assert said.setdefault(argument.arg, value) == value, f"{name}.{argument.arg}"
+    return said
+
+
+def defaults(item):
+    each = inspect.signature(item).parameters.values()
+    return {p.name: p.default for p in each if p.default is not inspect.Parameter.empty}
+
+
 def is_property(node):
     return any(isinstance(mark, ast.Name) and mark.id == "property" for mark in node.decorator_list)
 
@@ -73,6 +94,7 @@ def test_the_stubs_say_what_there_is(stubs, module):
         item = getattr(module, name)
         if isinstance(node, ast.FunctionDef):
             assert parameters_of_stub(node) == parameters(item), name
+            assert defaults_of_stub(name, tree.body) == defaults(item), name
             continue
         assert [base.id for base in node.bases if isinstance(base, ast.Name)] in ([item.__base__.__name__], []), name
         methods = [n for n in node.body if isinstance(n, ast.FunctionDef)]
@@ -81,11 +103,11 @@ def test_the_stubs_say_what_there_is(stubs, module):
         for method in methods:
             if method.name == "__new__":
                 assert parameters_of_stub(method) == parameters(item), name
-                for option, default in zip(method.args.kwonlyargs, method.args.kw_defaults, strict=True):
-                    has = inspect.signature(item).parameters[option.arg].default
-                    assert has == (ast.literal_eval(default) if default else inspect.Parameter.empty), f"{name}.{option.arg}"
+                assert defaults_of_stub(method.name, node.body) == defaults(item), name
             elif not method.name.startswith("__") and not is_property(method):
-                assert parameters_of_stub(method) == parameters(getattr(item, method.name)), f"{name}.{method.name}"
+                is_there = getattr(item, method.name)
+                assert parameters_of_stub(method) == parameters(is_there), f"{name}.{method.name}"
+                assert defaults_of_stub(method.name, node.body) == defaults(is_there), f"{name}.{method.name}"
 
 
 def test_a_type_checker_finds_nothing(tmp_path):

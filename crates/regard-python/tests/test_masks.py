@@ -7,6 +7,7 @@ import xml.etree.ElementTree as xml
 import numpy as np
 import pytest
 import reference
+import regard
 from regard import Mask
 
 
@@ -65,6 +66,35 @@ def test_masks_that_differ(rng):
     assert heads.to_numpy(5, 5).shape == (1, 2, 5, 5)
     with pytest.raises(ValueError, match=r"differs by 3 batch entries and 1 heads: layout is of one, .select"):
         mask.layout(12, 12)
+
+
+@pytest.mark.parametrize("case", range(40))
+def test_booleans_are_broadcast_whatever_their_memory(rng, case):
+    """Any axis of 1 or missing in front; in any order of memory, and whatever byte stands for True."""
+    shape = [2, 4, *(int(x) for x in rng.choice([1, 5, 33], size=2))]
+    q, k, v = (rng.standard_normal((2, 4, n, 8)) for n in (shape[2], shape[3], shape[3]))
+    has = [extent if rng.random() < 0.7 else 1 for extent in shape][int(rng.integers(0, 4)) :]
+    kept = rng.random(has) < 0.7
+    bytes_ = np.where(kept, rng.integers(1, 256, size=has), 0).astype(np.uint8)
+    forms = [
+        kept,
+        np.asfortranarray(kept),
+        np.flip(np.flip(kept, -1).copy(), -1),
+        bytes_.view(bool),
+        np.repeat(kept, 2, -1)[..., ::2],
+    ]
+    options = {"offset": int(rng.integers(-3, 4))} if rng.random() < 0.5 else {}
+    expected = reference.attention(q, k, v, kept=np.broadcast_to(kept, shape))[0]
+    for form in forms:
+        assert abs(regard.attention(q, k, v, form, **options) - expected).max() < 1e-12
+        if kept.ndim >= 2:
+            n_q, n_k = kept.shape[-2:]
+            written = Mask.dense(form).to_numpy(n_q, n_k)
+            assert (written == kept.reshape(written.shape if 1 in kept.shape[:-2] else kept.shape)).all()
+        if kept.ndim == 2:
+            blocks = Mask.blocks(form, 1).to_numpy(*kept.shape, offset=0)
+            assert (blocks == kept).all()
+            assert (Mask.keys(form).to_numpy(1, kept.shape[1], offset=0).reshape(kept.shape) == kept).all()
 
 
 def test_arrays_that_are_added():

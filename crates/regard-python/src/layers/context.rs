@@ -13,6 +13,7 @@ use super::error::refused;
 use super::layer::PyLayer;
 use super::module::Ground;
 use super::settings::{Settings, size};
+use crate::numbers::count;
 use crate::work::locked;
 
 /// The shared attention context: ``S`` ``[dim, dim]``, the running correlation between the input channels of blocks and the output
@@ -43,7 +44,8 @@ pub(crate) struct PySharedAttentionContext {
 }
 
 impl PySharedAttentionContext {
-    fn bind(&self, py: Python<'_>, x: &Bound<'_, PyAny>, inlet: usize) -> PyResult<Box<dyn Call>> {
+    fn bind(&self, py: Python<'_>, x: &Bound<'_, PyAny>, inlet: Option<&Bound<'_, PyAny>>) -> PyResult<Box<dyn Call>> {
+        let inlet = inlet.map_or(Ok(0), |inlet| count("inlet", inlet))?;
         let Some(&inlet) = self.inlets.get(inlet) else {
             let inlets = self.inlets.len();
             return Err(PyValueError::new_err(format!("`inlet` is {inlet}; expected below {inlets}, the inlets")));
@@ -79,15 +81,23 @@ impl PySharedAttentionContext {
     }
 
     /// What the block of an inlet takes in: ``X + (s/dim)·X·S``.
-    #[pyo3(signature = (x, *, inlet=0))]
-    fn __call__<'py>(slf: &Bound<'py, Self>, x: &Bound<'py, PyAny>, inlet: usize) -> PyResult<Bound<'py, PyAny>> {
+    #[pyo3(signature = (x, *, inlet=None))]
+    fn __call__<'py>(
+        slf: &Bound<'py, Self>,
+        x: &Bound<'py, PyAny>,
+        inlet: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
         let call = slf.get().bind(slf.py(), x, inlet)?;
         PyLayer::evaluate(slf.as_super(), &*call, x)
     }
 
     /// The same, for :meth:`backward`.
-    #[pyo3(signature = (x, *, inlet=0))]
-    fn forward<'py>(slf: &Bound<'py, Self>, x: &Bound<'py, PyAny>, inlet: usize) -> PyResult<Bound<'py, PyAny>> {
+    #[pyo3(signature = (x, *, inlet=None), text_signature = "($self, x, *, inlet=0)")]
+    fn forward<'py>(
+        slf: &Bound<'py, Self>,
+        x: &Bound<'py, PyAny>,
+        inlet: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
         let call = slf.get().bind(slf.py(), x, inlet)?;
         PyLayer::train(slf.as_super(), call, x)
     }

@@ -17,6 +17,7 @@ use super::stream::PyStream;
 use super::{failed, load_options, token_ids};
 use crate::dtype;
 use crate::error::check_readable;
+use crate::numbers::count;
 use crate::work::detached;
 
 /// A language model from a file: a Llama, Mistral, Qwen, Gemma or Phi, in GGUF or as Hugging Face's libraries save it.
@@ -54,7 +55,7 @@ impl PyDecoder {
     ///     MemoryError: there is no memory for it.
     #[staticmethod]
     #[pyo3(signature = (path, *, threads=None, isa=None))]
-    fn load(py: Python<'_>, path: PathBuf, threads: Option<usize>, isa: Option<&str>) -> PyResult<Self> {
+    fn load(py: Python<'_>, path: PathBuf, threads: Option<&Bound<'_, PyAny>>, isa: Option<&str>) -> PyResult<Self> {
         check_readable(&path)?;
         let options = load_options(threads, isa)?;
         let model = detached(py, || {
@@ -177,15 +178,23 @@ impl PyDecoder {
     ///
     /// Raises:
     ///     ValueError: the text is shorter than a window.
-    #[pyo3(signature = (text, *, context=512, windows=None, cache_dtype="float16"))]
+    #[pyo3(
+        signature = (text, *, context=None, windows=None, cache_dtype="float16"),
+        text_signature = "($self, text, *, context=512, windows=None, cache_dtype='float16')"
+    )]
     fn perplexity(
         &self,
         py: Python<'_>,
         text: &str,
-        context: usize,
-        windows: Option<usize>,
+        context: Option<&Bound<'_, PyAny>>,
+        windows: Option<&Bound<'_, PyAny>>,
         cache_dtype: &str,
     ) -> PyResult<f64> {
+        /// Tokens of a window where nobody says how many.
+        const CONTEXT: usize = 512;
+
+        let context = context.map_or(Ok(CONTEXT), |context| count("context", context))?;
+        let windows = windows.map(|windows| count("windows", windows)).transpose()?;
         if windows == Some(0) {
             return Err(PyValueError::new_err("`windows` is 0; expected at least 1"));
         }

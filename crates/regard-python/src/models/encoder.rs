@@ -52,7 +52,7 @@ impl PyEncoder {
         py: Python<'_>,
         path: PathBuf,
         precision: Option<&str>,
-        threads: Option<usize>,
+        threads: Option<&Bound<'_, PyAny>>,
         isa: Option<&str>,
     ) -> PyResult<Self> {
         check_readable(&path)?;

@@ -14,16 +14,16 @@ use regard_simd::Isa;
 use regard_threads::Pool;
 
 use crate::error::of_model;
-use crate::numbers::indices;
+use crate::numbers::{count, indices};
 
 pub(crate) use decoder::PyDecoder;
 pub(crate) use encoder::PyEncoder;
 pub(crate) use stream::PyStream;
 
 /// What a model is loaded with. Its threads are as many as calls have, unless given: what `set_num_threads` said counts.
-fn load_options(threads: Option<usize>, isa: Option<&str>) -> PyResult<LoadOptions> {
+fn load_options(threads: Option<&Bound<'_, PyAny>>, isa: Option<&str>) -> PyResult<LoadOptions> {
     let isa = isa.map(Isa::named).transpose().map_err(|error| PyValueError::new_err(format!("`isa`: {error}")))?;
-    let threads = threads.unwrap_or_else(|| Pool::global().threads());
+    let threads = threads.map_or_else(|| Ok(Pool::global().threads()), |threads| count("threads", threads))?;
     Ok(LoadOptions { threads: Some(threads), isa })
 }
 

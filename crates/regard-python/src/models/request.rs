@@ -167,7 +167,11 @@ impl Prompt {
             };
             Ok(Message::new(part("role")?, part("content")?))
         };
-        each.enumerate().map(message).collect::<PyResult<_>>().map(Prompt::Messages)
+        let messages: Vec<_> = each.enumerate().map(message).collect::<PyResult<_>>()?;
+        if messages.is_empty() {
+            return Err(PyValueError::new_err(format!("`prompt` has no messages; expected {EXPECTED}")));
+        }
+        Ok(Prompt::Messages(messages))
     }
 
     /// Its tokens: through the chat template where there is one, unless it is to be left out.
