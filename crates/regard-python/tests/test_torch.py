@@ -11,8 +11,11 @@ import regard.torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 from regard import Mask  # noqa: E402
 from regard.torch import patched, scaled_dot_product_attention  # noqa: E402
+from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
+from torch.fx.experimental.proxy_tensor import make_fx  # noqa: E402
 from torch.nn.attention.bias import causal_lower_right  # noqa: E402
 from torch.nn.functional import scaled_dot_product_attention as theirs  # noqa: E402
+from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 
 def tensors(rng, dtype, requires_grad=True):
@@ -206,8 +209,12 @@ def test_the_operator_passes_pytorchs_own_check(rng, permuted):
     q, k, v = ((x.transpose(1, 2) if permuted else x).requires_grad_() for x in (q, k, v))
     mask = torch.from_numpy(rng.standard_normal((2, 5, 5)))
     mask = (mask.transpose(1, 2) if permuted else mask).requires_grad_()
-    arguments = (q, k, v, mask, None, 0.0, False, None, False)
-    torch.library.opcheck(torch.ops.regard.scaled_dot_product_attention.default, arguments)
+    operation = torch.ops.regard.scaled_dot_product_attention.default
+    torch.library.opcheck(operation, (q, k, v, mask, *[None] * 3, 0.0, False, None, False, None, None))
+    kept, bias = torch.from_numpy(rng.random((5, 5)) < 0.8), mask.detach()[None].requires_grad_()
+    sinks = torch.zeros(q.shape[1], dtype=torch.float64, requires_grad=True)
+    torch.library.opcheck(operation, (q, k, v, kept, bias, sinks, None, 0.0, False, 0.3, True, 20.0, None))
+    torch.library.opcheck(operation, (q, k, v, None, None, sinks, None, 0.0, False, 0.3, True, None, "causal"))
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="PyTorch's compiler needs g++, which is missing here")
@@ -236,7 +243,7 @@ def test_modules_are_patched(rng):
     padding = torch.zeros(2, 9, dtype=torch.bool)
     padding[1, 6:] = True
     calls = []
-    original = regard.torch.scaled_dot_product_attention
+    original = regard.torch.attend
 
     def run():
         out = model(x, src_key_padding_mask=padding)
@@ -244,12 +251,17 @@ def test_modules_are_patched(rng):
 
     expected = run()
     try:
-        regard.torch.scaled_dot_product_attention = lambda *a, **b: calls.append(1) or original(*a, **b)
+        regard.torch.attend = lambda *a, **b: calls.append(1) or original(*a, **b)
         with patched(), patched():
             ours = run()
+            assert len(calls) == 1
+            # A mode that sees every function is none of the tensors' own.
+            with torch.device("cpu"):
+                run()
+            assert len(calls) == 2
     finally:
-        regard.torch.scaled_dot_product_attention = original
-    assert calls and torch.nn.functional.scaled_dot_product_attention is theirs
+        regard.torch.attend = original
+    assert torch.nn.functional.scaled_dot_product_attention is theirs
     for a, b in zip(ours, expected, strict=True):
         torch.testing.assert_close(a[:1] if a is ours[0] else a, b[:1] if b is expected[0] else b, rtol=1e-4, atol=1e-5)
     with patched():
@@ -288,6 +300,83 @@ def test_patches_of_others_stay(rng):
     torch.testing.assert_close(ours, expected)
 
 
+def test_who_wraps_the_patch(rng):
+    """Wrapped within a patch, it goes on when that has ended, and in the next one."""
+    q = torch.from_numpy(rng.standard_normal((1, 2, 5, 8)))
+    functional, calls = torch.nn.functional, []
+    try:
+        with patched():
+            inner = functional.scaled_dot_product_attention
+            functional.scaled_dot_product_attention = lambda *a, **b: calls.append(1) or inner(*a, **b)
+        for _ in range(3):
+            torch.testing.assert_close(functional.scaled_dot_product_attention(q, q, q), theirs(q, q, q))
+            with patched():
+                torch.testing.assert_close(functional.scaled_dot_product_attention(q, q, q), theirs(q, q, q))
+                meta = torch.empty(1, 2, 5, 8, device="meta")
+                assert functional.scaled_dot_product_attention(meta, meta, meta).shape == (1, 2, 5, 8)
+    finally:
+        functional.scaled_dot_product_attention = theirs
+    assert len(calls) == 6
+
+
+def test_second_derivatives_are_refused(rng):
+    q, k, v = (torch.from_numpy(x).float().requires_grad_() for x in rng.standard_normal((3, 1, 2, 6, 8)))
+    for call in (
+        scaled_dot_product_attention,
+        regard.torch.attention,
+        regard.torch.linear_attention,
+        regard.torch.favor_attention,
+        lambda *x: torch.ops.regard.scaled_dot_product_attention(*x, *[None] * 4, 0.0, False, None, False, None, None)[0],
+    ):
+        out = call(q, k, v)
+        first = torch.autograd.grad(out.sum(), q, create_graph=True)[0]
+        torch.testing.assert_close(first, torch.autograd.grad(call(q, k, v).sum(), q)[0])
+        with pytest.raises(RuntimeError, match="second derivatives|does not require grad|autograd"):
+            (out.square().sum() + first.square().sum()).backward()
+
+
+def test_options_that_would_lose_a_gradient(rng):
+    q, k, v = (torch.from_numpy(x).requires_grad_() for x in rng.standard_normal((3, 1, 2, 6, 8)))
+    with pytest.raises(ValueError, match="`alibi` requires a gradient"):
+        regard.torch.attention(q, k, v, alibi=torch.ones(2, requires_grad=True))
+    with torch.no_grad():
+        regard.torch.attention(q, k, v, alibi=torch.ones(2, requires_grad=True))
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda q: scaled_dot_product_attention(q.tolist(), q, q), TypeError, "query is a list; expected a torch.Tensor"),
+        (lambda q: scaled_dot_product_attention(q, q.numpy(), q), TypeError, "key is a ndarray"),
+        (lambda q: scaled_dot_product_attention(q, q, q, dropout_p=-0.5), ValueError, "dropout_p is -0.5"),
+        (lambda q: scaled_dot_product_attention(q, q, q, dropout_p=float("nan")), ValueError, "dropout_p is nan"),
+        (
+            lambda q: scaled_dot_product_attention(q, q.expand(3, -1, -1, -1), q[:, :1].expand(2, -1, -1, -1)),
+            ValueError,
+            "batches",
+        ),
+        (lambda q: scaled_dot_product_attention(q, q[:, :3], q[:, :1], enable_gqa=True), ValueError, "do not divide"),
+        (lambda q: regard.attention(torch.nested.nested_tensor([q[0], q[0]]), q, q), TypeError, "nested tensor"),
+        (lambda q: regard.attention(q.to("meta"), q, q), TypeError, "`q` is on the device meta"),
+    ],
+)
+def test_what_is_no_call(rng, call, error, message):
+    with pytest.raises(error, match=message):
+        call(torch.from_numpy(rng.standard_normal((1, 4, 5, 8))))
+
+
+def test_heads_of_keys_and_of_values(rng):
+    q, k, v = (torch.from_numpy(rng.standard_normal((2, heads, 5, 8))) for heads in (8, 4, 2))
+    ours, expected = (call(q, k, v, enable_gqa=True) for call in (scaled_dot_product_attention, theirs))
+    torch.testing.assert_close(ours, expected)
+
+
+def test_results_of_nothing():
+    for batch, heads, queries in ((1, 2, 0), (0, 2, 5)):
+        q, k = torch.zeros(batch, heads, queries, 8), torch.zeros(batch, heads, 3, 8)
+        assert regard.attention(q, k, k).shape == q.shape
+
+
 def test_in_inference_mode(rng):
     q, k, v = (torch.from_numpy(x) for x in rng.standard_normal((3, 2, 4, 6, 8)))
     with torch.inference_mode():
@@ -317,6 +406,11 @@ def test_gradients_of_what_was_overwritten_are_refused(rng):
     assert regard.torch.attention(q, k, v, out=out) is out
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         product.sum().backward()
+    for write in (regard.attention, regard.plan(q, k, v)):
+        product = weight * out
+        write(q, k, v, out=out)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            product.sum().backward()
     with pytest.raises(ValueError, match="`out` is for calls without gradients"):
         regard.torch.attention(q.requires_grad_(), k, v, out=out)
 
@@ -458,12 +552,27 @@ def test_transforms_and_tracers(rng, through):
     ]
     for one, other in zip(got, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+    with patched():
+        traced = [
+            make_fx(lambda *x: ours(*x, is_causal=True))(k, v, q),
+            make_fx(torch.func.grad(lambda q: ours(q, k, v).sum()))(q.clone()),
+        ]
+        with FakeTensorMode():
+            assert ours(*[torch.empty(3, 5, 4)] * 3).shape == (3, 5, 4)
+        with FlopCounterMode(display=False):
+            torch.testing.assert_close(ours(q, k, v), theirs(q, k, v))
+    torch.testing.assert_close(traced[0](q, k, v), theirs(q, k, v, is_causal=True))
+    torch.testing.assert_close(traced[1](q), torch.func.grad(lambda q: theirs(q, k, v).sum())(q))
     # PyTorch's own has no such derivative; ours must not give zeros.
     with pytest.raises(NotImplementedError, match="forward AD"):
         torch.func.jvp(lambda q: ours(q, k, v), (q,), (k,))
     for call in (regard.torch.attention, regard.torch.linear_attention, regard.torch.favor_attention):
         with pytest.raises(NotImplementedError, match="nothing that torch.func"):
             torch.vmap(call)(q, k, v)
+        with pytest.raises(NotImplementedError, match="nothing that torch.func"):
+            make_fx(lambda *x, call=call: call(*x))(q, k, v)
+        with FakeTensorMode(), pytest.raises(NotImplementedError, match="nothing that torch.func"):
+            call(*[torch.empty(1, 3, 5, 4)] * 3)
         with pytest.raises(NotImplementedError, match="nothing that torch.func"):
             torch.jit.trace(lambda *x, call=call: call(*x), (q, k, v))
 

@@ -138,6 +138,29 @@ def test_greedy_ids(family, cache, ids):
     assert texts[0].shape == (3, 45) and (texts[0] == texts[1]).all()
 
 
+@pytest.mark.parametrize("family", ["llama", "mistral", "gemma2", "gpt_oss"])
+@pytest.mark.parametrize("padding", [None, "left"])
+def test_compiled_whole(family, padding, ids):
+    """One graph without a break; windows, softcaps and sinks reach it, and gradients flow back."""
+    torch._dynamo.reset()
+    model = with_attention(decoder(family), "regard")
+    if family == "gpt_oss":
+        # Its eager one asks how many there are for each expert.
+        model.config._experts_implementation = "batched_mm"
+    mask = None if padding is None else padded(33, [33, 20, 9], padding == "left")
+
+    def run(model):
+        logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+        logits = logits if mask is None else logits[mask.bool()]
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        return [logits, *torch.autograd.grad(logits.square().mean(), parameters, allow_unused=True)]
+
+    compiled = torch.compile(lambda *_, model=model, **call: model(**call), fullgraph=True, backend="aot_eager")
+    compiled.parameters = model.parameters
+    for a, b in zip(run(compiled), run(model), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("family", ["llama", "mistral", "gemma2"])
 def test_a_prompt_in_parts(family, ids):
     model = with_attention(decoder(family), "regard")
@@ -195,12 +218,34 @@ def test_gradients_with_checkpoints(ids):
         torch.testing.assert_close(a, b)
 
 
-def test_a_mask_that_has_lost_what_it_carried(ids):
-    carrier = regard.transformers._mask(batch_size=1, q_length=9, kv_length=9, cache_position=torch.arange(9))
-    q = torch.randn(1, 2, 9, 8)
-    regard.transformers._attend(torch.nn.Module(), q, q, q, carrier)
-    with pytest.raises(ValueError, match="use_reentrant"):
-        regard.transformers._attend(torch.nn.Module(), q, q, q, carrier.detach())
+def test_a_mask_is_written_out_for_who_looks_into_it():
+    def carrier():
+        call = {"batch_size": 1, "q_length": 9, "kv_length": 9, "cache_position": torch.arange(9)}
+        return regard.transformers._mask(**call)
+
+    q = torch.randn(3, 1, 2, 9, 8).unbind()
+    attend = lambda mask: regard.transformers._attend(torch.nn.Module(), *q, mask)[0]  # noqa: E731
+    whole, mask = attend(carrier()), carrier()
+    written = torch.ones(9, 9).tril().bool()[None, None]
+    assert mask.shape == written.shape and mask.dtype == torch.bool and mask.dim() == 4
+    for changed in (mask.detach(), mask.clone(), mask.to("cpu"), mask[:, :, :, :9], mask & True):
+        assert torch.equal(changed, written)
+        torch.testing.assert_close(attend(changed), whole)
+    torch.testing.assert_close(attend(torch.where(mask, 0.0, -torch.inf)), whole)
+    mask[..., 0] = False
+    assert not torch.equal(mask, written)
+    torch.testing.assert_close(attend(mask)[:, 1:], attend(written & (torch.arange(9) > 0))[:, 1:])
+    # They are no numbers to be added, which models mean that know of no attention but their own.
+    scores = torch.zeros(1, 2, 9, 9)
+    weigh = (
+        lambda mask: scores + mask,
+        lambda mask: scores + mask[..., :9],
+        lambda mask: scores.masked_fill(mask, -1.0),
+        lambda mask: (1 - mask.to(scores.dtype)) * -1e9,
+    )
+    for one in weigh:
+        with pytest.raises(ValueError, match="weighs scores by its mask itself"):
+            one(carrier())
 
 
 @pytest.mark.parametrize("name", ["indices", "block_indices", "head_mask"])

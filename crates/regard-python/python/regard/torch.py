@@ -17,6 +17,7 @@ those of :mod:`regard` with gradients. The first two work under ``torch.no_grad`
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import threading
 from collections.abc import Callable, Iterator
@@ -58,10 +59,13 @@ def attention(
     >>> out, lse = regard.torch.attention(q, k, v, regard.Mask.causal(), sinks=torch.zeros(4), return_lse=True)
     >>> (out.sum() + lse.sum()).backward()
     """
-    _refuse_transforms("attention")
+    refuse_transforms("regard.torch.attention")
     if out is not None and _wants_gradient(q, k, v, bias, sinks):
         # Gradients are made of the result, which the caller could write to unnoticed.
         raise ValueError("`out` is for calls without gradients: leave it out, or call under torch.no_grad()")
+    for name, option in options.items():
+        if _wants_gradient(option):
+            raise ValueError(f"`{name}` requires a gradient, which this function has not: .detach() it")
     return attend(*autocast(q, k, v, bias), sinks, mask, return_lse, out, options)
 
 
@@ -70,11 +74,23 @@ def _is_transformed() -> bool:
     return torch._C._functorch.maybe_current_level() is not None or torch.autograd.forward_ad._current_level >= 0
 
 
-def _refuse_transforms(name: str) -> None:
-    if _is_transformed() or torch.jit.is_tracing():
+def is_traced() -> bool:
+    """Whether something writes down which operations are called, or calls them with tensors that have no numbers."""
+    compiled = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return compiled or (torch._C._len_torch_dispatch_stack() > 0 and not _is_transformed())
+
+
+#: Modes under which operations are not what they seem; under others, that count or print them, calls may pass unseen.
+_TRACERS = (torch._C._TorchDispatchModeKey.FAKE, torch._C._TorchDispatchModeKey.PROXY)
+
+
+def refuse_transforms(name: str) -> None:
+    modes = torch._C._len_torch_dispatch_stack() > 0
+    traced = modes and any(torch._C._get_dispatch_mode(key) is not None for key in _TRACERS)
+    if traced or torch.jit.is_tracing() or _is_transformed():
         raise NotImplementedError(
-            f"regard.torch.{name} is nothing that torch.func, forward-mode differentiation and torch.jit.trace can look into; "
-            "scaled_dot_product_attention is"
+            f"{name} is nothing that torch.func, forward-mode differentiation, make_fx and torch.jit.trace can look "
+            "into; scaled_dot_product_attention is"
         )
 
 
@@ -86,6 +102,26 @@ def _wants_gradient(*inputs: Any) -> bool:
     return False
 
 
+def _once(backward: Callable[..., tuple]) -> Callable[..., tuple]:
+    """Gradients that refuse to be differentiated, also where it is the saved inputs alone that they depend on."""
+
+    @functools.wraps(backward)
+    def once(ctx, *gradients):
+        with torch.no_grad():
+            results = backward(ctx, *gradients)
+        if not torch.is_grad_enabled():
+            return results
+        given = [at for at, result in enumerate(results) if isinstance(result, Tensor)]
+        refuse = torch._C._functions.DelayedError(b"second derivatives of Regard's attention are not implemented", len(given))
+        refused = refuse(*(results[at].detach().requires_grad_() for at in given))
+        results = list(results)
+        for at, result in zip(given, refused if len(given) > 1 else [refused], strict=True):
+            results[at] = result
+        return tuple(results)
+
+    return once
+
+
 def attend(q, k, v, bias, sinks, mask, return_lse, out, options) -> Any:
     """:func:`attention` as it is without autocast; whoever hands it an ``out`` and wants gradients writes to that no more."""
     if _wants_gradient(q, k, v, bias, sinks):
@@ -95,14 +131,9 @@ def attend(q, k, v, bias, sinks, mask, return_lse, out, options) -> Any:
         options = options | {"bias": bias}
     if sinks is not None:
         options = options | {"sinks": sinks}
-    written = out
     if return_lse and out is None:
         out = torch.empty(*q.shape[:-1], v.shape[-1], dtype=q.dtype)
-    result = _regard.attention(q, k, v, mask, return_lse=return_lse, out=out, **options)
-    if written is not None and not written.is_inference():
-        # As PyTorch's own operations do, so that gradients of what was there are refused.
-        torch.autograd.graph.increment_version(written)
-    return result
+    return _regard.attention(q, k, v, mask, return_lse=return_lse, out=out, **options)
 
 
 def autocast(*inputs: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -129,7 +160,7 @@ class _Attention(torch.autograd.Function):
         return out, lse
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @_once
     def backward(ctx, dout, dlse):
         q, k, v, bias, sinks, out, lse = ctx.saved_tensors
         if dout is None:
@@ -171,7 +202,7 @@ def linear_attention(
     >>> out, state = regard.torch.linear_attention(q, k, v, rule="gated", decay=decay, return_state=True)
     >>> (out.sum() + state.sum()).backward()
     """
-    _refuse_transforms("linear_attention")
+    refuse_transforms("regard.torch.linear_attention")
     options = {"rule": rule, "scale": scale, "causal": causal}
     if _wants_gradient(q, k, v, decay, beta, state):
         out, after = _Linear.apply(q, k, v, decay, beta, state, options)
@@ -195,7 +226,7 @@ class _Linear(torch.autograd.Function):
         return out, after
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @_once
     def backward(ctx, dout, dstate):
         q, k, v, decay, beta, state = ctx.saved_tensors
         dout = q.new_zeros(()).expand(ctx.shape) if dout is None else dout
@@ -218,7 +249,7 @@ def favor_attention(
     v: Tensor,
     *,
     features: int | _regard.FavorFeatures | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     scale: float | None = None,
     causal: bool = True,
 ) -> Tensor:
@@ -230,7 +261,7 @@ def favor_attention(
     >>> q, k, v = torch.randn(3, 1, 4, 100, 16, requires_grad=True).unbind()
     >>> regard.torch.favor_attention(q, k, v, features=64).sum().backward()
     """
-    _refuse_transforms("favor_attention")
+    refuse_transforms("regard.torch.favor_attention")
     options = {"features": features, "seed": seed, "scale": scale, "causal": causal}
     if _wants_gradient(q, k, v):
         return _Favor.apply(q, k, v, options)
@@ -248,7 +279,7 @@ class _Favor(torch.autograd.Function):
         return _regard.favor_attention(q, k, v, **options)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @_once
     def backward(ctx, dout):
         q, k, v = ctx.saved_tensors
         gradients = _regard.favor_attention_backward(q, k, v, dout, **ctx.options)
@@ -280,14 +311,24 @@ def scaled_dot_product_attention(
 
     Under ``torch.func`` and in forward-mode differentiation PyTorch's own computes. A query that sees no key has the result 0.
     """
+    return _compute(_pytorch, query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)
+
+
+_pytorch = torch.nn.functional.scaled_dot_product_attention
+
+
+def _compute(beneath, query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa) -> Tensor:
+    """By Regard; by ``beneath`` where what looks into operations asks for its."""
+    for name, x in (("query", query), ("key", key), ("value", value)):
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{name} is a {type(x).__name__}; expected a torch.Tensor")
     query, key, value, attn_mask = autocast(query, key, value, attn_mask)
-    compiled = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    if dropout_p == 1 or (not compiled and _is_transformed()):
+    traced = is_traced()
+    if dropout_p == 1 or (not traced and _is_transformed()):
         # Where nothing is left PyTorch's own gives zeros with their gradients.
-        return _beneath(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
-    if compiled:
-        seed = torch.randint(2**62, (), dtype=torch.int64) if dropout_p > 0 else None
-        return _op(query, key, value, attn_mask, seed, dropout_p, is_causal, scale, enable_gqa)[0]
+        return beneath(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
+    if traced:
+        return operation(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)
     seed = int(torch.randint(2**62, ())) if dropout_p > 0 else None
     q, k, v, mask, bias, options = _arguments(query, key, value, attn_mask, dropout_p, seed, is_causal, scale, enable_gqa)
     out = attend(q, k, v, bias, None, mask, False, None, options)
@@ -296,6 +337,8 @@ def scaled_dot_product_attention(
 
 def _arguments(query, key, value, attn_mask, dropout_p, seed, is_causal, scale, enable_gqa):
     """PyTorch's arguments as Regard's, with at most four axes."""
+    if not 0 <= dropout_p <= 1:
+        raise ValueError(f"dropout_p is {dropout_p}; expected a probability, from 0 to 1")
     if query.dim() < 2 or key.dim() < 2 or value.dim() < 2:
         raise ValueError(
             f"query, key and value have {query.dim()}, {key.dim()} and {value.dim()} axes; expected at least 2, [..., seq, dim]"
@@ -309,7 +352,13 @@ def _arguments(query, key, value, attn_mask, dropout_p, seed, is_causal, scale, 
         batch = shapes[0][:1]
     else:
         query, key, value = (x.unsqueeze(0) if x.dim() == 2 else x for x in (query, key, value))
-        batch = torch.broadcast_shapes(query.shape[:-3], key.shape[:-3], value.shape[:-3])
+        try:
+            batch = torch.broadcast_shapes(*(shape[:-3] for shape in (query.shape, key.shape, value.shape)))
+        except RuntimeError:
+            each = [list(shape) for shape in shapes]
+            raise ValueError(
+                f"query, key and value have the shapes {each[0]}, {each[1]} and {each[2]}; batches differ"
+            ) from None
         query, key, value = (x.expand(*batch, -1, -1, -1) for x in (query, key, value))
         shapes = query.shape, key.shape, value.shape
     heads = shapes[0][-3]
@@ -322,6 +371,12 @@ def _arguments(query, key, value, attn_mask, dropout_p, seed, is_causal, scale, 
                 "or with enable_gqa=True a number of key heads that divides that of query heads"
             )
         query, key, value = (x.expand(*batch, heads, -1, -1) for x in (query, key, value))
+    elif shapes[1][-3] != shapes[2][-3]:
+        # Each of them divides the query's by itself.
+        both = math.lcm(shapes[1][-3], shapes[2][-3])
+        if both == 0 or heads % both != 0:
+            raise ValueError(f"query has {heads} heads, which key's {shapes[1][-3]} and value's {shapes[2][-3]} do not divide")
+        key, value = (x.repeat_interleave(both // x.shape[-3], -3) for x in (key, value))
     q, k, v = (x.flatten(0, -4) for x in (query, key, value)) if len(batch) > 1 else (query, key, value)
     options: dict[str, Any] = {}
     if scale is not None:
@@ -383,26 +438,65 @@ class Made:
 _masks = Made()
 
 
+def operation(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None,
+    dropout_p: float,
+    is_causal: bool,
+    scale: float | None,
+    enable_gqa: bool,
+    *,
+    bias: Tensor | None = None,
+    sinks: Tensor | None = None,
+    softcap: float | None = None,
+    mask: str | None = None,
+) -> Tensor:
+    """The call as one operation of PyTorch's, which those who look into calls do not look into.
+
+    Args:
+        bias, sinks, softcap: as :func:`regard.attention` takes them; a bias beside an ``attn_mask`` of booleans.
+        mask: the expression of a :class:`regard.Mask`, instead of an ``attn_mask``.
+    """
+    seed = torch.randint(2**62, (), dtype=torch.int64) if dropout_p > 0 else None
+    tensors = (query, key, value, attn_mask, bias, sinks, seed)
+    return _op(*tensors, dropout_p, is_causal, scale, enable_gqa, softcap, mask)[0]
+
+
 @torch.library.custom_op("regard::scaled_dot_product_attention", mutates_args=(), device_types="cpu")
 def _op(
     query: Tensor,
     key: Tensor,
     value: Tensor,
     attn_mask: Tensor | None,
+    bias: Tensor | None,
+    sinks: Tensor | None,
     seed: Tensor | None,
     dropout_p: float,
     is_causal: bool,
     scale: float | None,
     enable_gqa: bool,
+    softcap: float | None,
+    expression: str | None,
 ) -> tuple[Tensor, Tensor]:
     """What a compiled graph holds: one node, which the compiler does not look into."""
-    drawn = None if seed is None else int(seed)
-    arguments = _arguments(query, key, value, attn_mask, dropout_p, drawn, is_causal, scale, enable_gqa)
-    q, k, v, mask, bias, options = arguments
+    call = (dropout_p, is_causal, scale, enable_gqa, softcap, expression)
+    q, k, v, mask, added, options = _of_operation(query, key, value, attn_mask, bias, seed, *call)
     with torch.no_grad():
-        out, lse = attend(q, k, v, bias, None, mask, True, None, options)
+        out, lse = attend(q, k, v, added, sinks, mask, True, None, options)
     shape = _shape(query, key, value, enable_gqa)
     return out.reshape(*shape, value.shape[-1]), lse.reshape(shape)
+
+
+def _of_operation(query, key, value, attn_mask, bias, seed, dropout_p, is_causal, scale, enable_gqa, softcap, expression):
+    """The operation's arguments as Regard's."""
+    drawn = None if seed is None else int(seed)
+    arguments = _arguments(query, key, value, attn_mask, dropout_p, drawn, is_causal, scale, enable_gqa)
+    q, k, v, mask, added, options = arguments
+    if softcap is not None:
+        options["softcap"] = softcap
+    return q, k, v, expression if mask is None else mask, bias if added is None else added, options
 
 
 def _shape(query: Tensor, key: Tensor, value: Tensor, enable_gqa: bool) -> tuple[int, ...]:
@@ -414,7 +508,7 @@ def _shape(query: Tensor, key: Tensor, value: Tensor, enable_gqa: bool) -> tuple
 
 
 @_op.register_fake
-def _(query, key, value, attn_mask, seed, dropout_p, is_causal, scale, enable_gqa):
+def _(query, key, value, attn_mask, bias, sinks, seed, dropout_p, is_causal, scale, enable_gqa, softcap, expression):
     shape = _shape(query, key, value, enable_gqa)
     lse = query.new_empty(shape, dtype=torch.float64 if query.dtype == torch.float64 else torch.float32)
     return query.new_empty(*shape, value.shape[-1]), lse
@@ -426,6 +520,8 @@ def _op_backward(
     key: Tensor,
     value: Tensor,
     attn_mask: Tensor | None,
+    bias: Tensor | None,
+    sinks: Tensor | None,
     seed: Tensor | None,
     out: Tensor,
     lse: Tensor,
@@ -434,15 +530,15 @@ def _op_backward(
     is_causal: bool,
     scale: float | None,
     enable_gqa: bool,
-    mask_gradient: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    drawn = None if seed is None else int(seed)
-    arguments = _arguments(query, key, value, attn_mask, dropout_p, drawn, is_causal, scale, enable_gqa)
-    q, k, v, mask, bias, options = arguments
+    softcap: float | None,
+    expression: str | None,
+    bias_gradient: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    call = (dropout_p, is_causal, scale, enable_gqa, softcap, expression)
+    q, k, v, mask, added, options = _of_operation(query, key, value, attn_mask, bias, seed, *call)
     out, dout = (x.reshape(*q.shape[:-1], v.shape[-1]) for x in (out, dout))
-    gradients = _regard.attention_backward(
-        *(q, k, v, out, lse.reshape(q.shape[:-1]), dout, mask), bias=bias, bias_gradient=mask_gradient, **options
-    )
+    terms = {"bias": added, "sinks": sinks, "bias_gradient": bias_gradient}
+    gradients = _regard.attention_backward(q, k, v, out, lse.reshape(q.shape[:-1]), dout, mask, **terms, **options)
     dq, dk, dv = gradients
     batch = torch.broadcast_shapes(query.shape[:-3], key.shape[:-3], value.shape[:-3])
 
@@ -451,37 +547,51 @@ def _op_backward(
         lead = batch if gradient.dim() < 4 or gradient.shape[0] == math.prod(batch) else [1] * len(batch)
         return gradient.reshape(*lead, *gradient.shape[-3:]).sum_to_size(x.shape).to(x.dtype).clone()
 
-    dmask = back(gradients.bias, attn_mask) if mask_gradient else query.new_empty(0)
-    return back(dq, query), back(dk, key), back(dv, value), dmask
+    dbias = back(gradients.bias, _numbers(attn_mask, bias)) if bias_gradient else query.new_empty(0)
+    dsinks = query.new_empty(0) if sinks is None else gradients.sinks.to(sinks.dtype)
+    return back(dq, query), back(dk, key), back(dv, value), dbias, dsinks
+
+
+def _numbers(attn_mask: Tensor | None, bias: Tensor | None) -> Tensor | None:
+    """What is added to the scores."""
+    return attn_mask if attn_mask is not None and attn_mask.is_floating_point() else bias
 
 
 @_op_backward.register_fake
-def _(query, key, value, attn_mask, seed, out, lse, dout, dropout_p, is_causal, scale, enable_gqa, mask_gradient):
+def _(query, key, value, attn_mask, bias, sinks, seed, out, lse, dout, *call):
     # Contiguous, whatever the layout of the inputs.
-    dmask = attn_mask.new_empty(attn_mask.shape) if mask_gradient else query.new_empty(0)
-    return *(x.new_empty(x.shape) for x in (query, key, value)), dmask
+    numbers = _numbers(attn_mask, bias)
+    dbias = numbers.new_empty(numbers.shape) if call[-1] else query.new_empty(0)
+    dsinks = query.new_empty(0) if sinks is None else sinks.new_empty(sinks.shape)
+    return *(x.new_empty(x.shape) for x in (query, key, value)), dbias, dsinks
 
 
 def _setup_context(ctx, inputs, output):
-    query, key, value, attn_mask, seed, *ctx.rest = inputs
-    ctx.save_for_backward(query, key, value, attn_mask, seed, *output)
+    ctx.save_for_backward(*inputs[:7], *output)
+    ctx.call = inputs[7:]
     ctx.mark_non_differentiable(output[1])
 
 
 def _backward(ctx, dout, _):
-    query, key, value, attn_mask, seed, out, lse = ctx.saved_tensors
-    mask_gradient = attn_mask is not None and attn_mask.is_floating_point() and ctx.needs_input_grad[3]
-    dq, dk, dv, dmask = _op_backward(query, key, value, attn_mask, seed, out, lse, dout, *ctx.rest, mask_gradient)
-    return dq, dk, dv, dmask if mask_gradient else None, None, None, None, None, None
+    *inputs, out, lse = ctx.saved_tensors
+    attn_mask, bias = inputs[3:5]
+    numbers = _numbers(attn_mask, bias)
+    at = 3 if numbers is attn_mask else 4
+    bias_gradient = numbers is not None and ctx.needs_input_grad[at]
+    dq, dk, dv, dbias, dsinks = _op_backward(*inputs, out, lse, dout, *ctx.call, bias_gradient)
+    dnumbers = [dbias if bias_gradient and at == axis else None for axis in (3, 4)]
+    return dq, dk, dv, *dnumbers, dsinks if ctx.needs_input_grad[5] else None, *[None] * (1 + len(ctx.call))
 
 
 _op.register_autograd(_backward, setup_context=_setup_context)
 
 
+_PLAIN = (Tensor, torch.nn.Parameter, type(None))
+
 _lock = threading.Lock()
 _patches = 0
-# What is called where Regard does not compute: PyTorch's own, or whoever patched it before.
-_beneath = torch.nn.functional.scaled_dot_product_attention
+# What is called while there are any, and what was called before.
+_patch = _beneath = _pytorch
 
 
 @contextlib.contextmanager
@@ -493,11 +603,11 @@ def patched() -> Iterator[None]:
     imported the function by ``from torch.nn.functional import …`` has its own name for it and is not reached, nor are
     ``MultiheadAttention`` and ``TransformerEncoderLayer`` in evaluation without gradients, which call no Python.
     """
-    global _patches, _beneath
+    global _patches, _patch, _beneath
     with _lock:
         if _patches == 0:
             _beneath = torch.nn.functional.scaled_dot_product_attention
-            torch.nn.functional.scaled_dot_product_attention = _dispatch
+            _patch = torch.nn.functional.scaled_dot_product_attention = _patch_over(_beneath)
         _patches += 1
     try:
         yield
@@ -505,17 +615,27 @@ def patched() -> Iterator[None]:
         with _lock:
             _patches -= 1
             # Whoever has patched it since sees to its own end.
-            if _patches == 0 and torch.nn.functional.scaled_dot_product_attention is _dispatch:
+            if _patches == 0 and torch.nn.functional.scaled_dot_product_attention is _patch:
                 torch.nn.functional.scaled_dot_product_attention = _beneath
 
 
-def _dispatch(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False):
-    arguments = (query, key, value, attn_mask, dropout_p, is_causal)
-    if isinstance(attn_mask, CausalBias):
-        # It looks for the function under its public name.
-        call = torch.overrides.handle_torch_function
-        return call(_dispatch, (attn_mask,), *arguments, scale=scale, enable_gqa=enable_gqa)
-    foreign = torch.overrides.has_torch_function(arguments[:4]) or query.device.type != "cpu" or query.is_nested
-    if foreign or query.dtype not in _DTYPES:
-        return _beneath(*arguments, scale=scale, enable_gqa=enable_gqa)
-    return scaled_dot_product_attention(*arguments, scale=scale, enable_gqa=enable_gqa)
+def _patch_over(beneath: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """What models call for PyTorch's own, or for what somebody patched it by before, ``beneath``."""
+
+    def dispatch(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False):
+        arguments = (query, key, value, attn_mask, dropout_p, is_causal)
+        if isinstance(attn_mask, CausalBias):
+            # It looks for what stands under the public name.
+            call, public = torch.overrides.handle_torch_function, torch.nn.functional.scaled_dot_product_attention
+            return call(public, (attn_mask,), *arguments, scale=scale, enable_gqa=enable_gqa)
+        plain = all(type(x) in _PLAIN for x in arguments[:4]) and query.device.type == "cpu" and not query.is_nested
+        # Whoever wrapped this may call it when its patch has ended.
+        if not plain or query.dtype not in _DTYPES or _patches == 0:
+            return beneath(*arguments, scale=scale, enable_gqa=enable_gqa)
+        if torch.overrides.has_torch_function(arguments[:3]):
+            # Of plain tensors a mode has it, such as a default device: it calls this again, without itself.
+            call, public = torch.overrides.handle_torch_function, torch.nn.functional.scaled_dot_product_attention
+            return call(public, arguments[:3], *arguments, scale=scale, enable_gqa=enable_gqa)
+        return _compute(beneath, *arguments, scale, enable_gqa)
+
+    return dispatch

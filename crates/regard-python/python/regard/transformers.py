@@ -22,7 +22,7 @@ from torch import Tensor
 from transformers import masking_utils
 
 from regard._regard import Mask, scores
-from regard.torch import Made, attend, autocast
+from regard.torch import Made, attend, autocast, is_traced, operation, refuse_transforms
 
 __all__ = ["NAME", "register"]
 
@@ -42,24 +42,27 @@ def register() -> None:
 def _mask(**call: Any) -> Tensor | None:
     """The mask of a pass through the model: once for all layers of a kind. It is called as transformers' ``sdpa_mask`` is.
 
-    What attention is to see is said by a :class:`regard.Mask` that hangs on a tensor, since models hand on tensors: one of
-    four axes, which they leave as it is, and no rows, so that it cannot be taken for a mask that is written out. A mask that is
-    made of unknown parts is written out as for PyTorch.
+    What attention is to see is said by a :class:`regard.Mask` that hangs on a tensor, since models hand on tensors. A mask that
+    is made of unknown parts is written out as for PyTorch.
     """
+    write = functools.partial(
+        masking_utils.sdpa_mask, **(call | {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False})
+    )
     batch, kv_length, kv_offset = call["batch_size"], call["kv_length"], call.get("kv_offset", 0)
-    seen, first = None, _first_position(call)
-    if first is not None and not torch.compiler.is_compiling():
+    # What hangs on a tensor is not seen by who traces.
+    first = None if is_traced() else _first_position(call)
+    seen = None
+    if first is not None:
         seen = _translate(call.get("mask_function", masking_utils.causal_mask_function), batch, kv_offset)
-    if seen is None:
-        return masking_utils.sdpa_mask(**(call | {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}))
+    if first is None or seen is None:
+        return write()
     if call.get("attention_mask") is not None:
         kept = call["attention_mask"][:, kv_offset : kv_offset + kv_length].bool()
         if kept.shape[1] < kv_length:
             kept = torch.nn.functional.pad(kept, (0, kv_length - kept.shape[1]))
         seen = seen if bool(kept.all()) else seen & Mask.keys(kept)
-    carrier = torch.empty(batch, 1, 0, kv_length, dtype=torch.bool)
-    carrier._regard = _Seen(seen, None, {"offset": first - kv_offset})
-    return carrier
+    queries = call["q_length"] if "q_length" in call else len(call["cache_position"])
+    return _Carrier.of(_Seen(seen, None, {"offset": first - kv_offset}), (batch, 1, queries, kv_length), write)
 
 
 def _first_position(call: dict[str, Any]) -> int | None:
@@ -77,6 +80,62 @@ class _Seen(NamedTuple):
     mask: Mask | None
     bias: Tensor | None
     options: dict[str, Any]
+
+
+class _Kept(Tensor):
+    """Booleans of a mask, as long as they are such: who adds them to scores, as numbers, has not asked for them."""
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        name = func.__name__
+        result = None if name in _WEIGHING else super().__torch_function__(func, types, args, kwargs or {})
+        converted = isinstance(result, Tensor) and result.dtype != torch.bool
+        if name in _WEIGHING or (converted and result.is_floating_point() and name in _CONVERTING):
+            raise ValueError(
+                "this model weighs scores by its mask itself instead of calling the attention that it was loaded with: "
+                'load it with attn_implementation="eager"'
+            )
+        return result.as_subclass(Tensor) if converted else result
+
+
+_WEIGHING = {"add", "__add__", "__radd__", "add_", "__iadd__", "baddbmm", "sub", "__sub__", "rsub", "__rsub__"}
+_WEIGHING |= {"mul", "__mul__", "__rmul__", "masked_fill", "masked_fill_"}
+_CONVERTING = {"to", "type", "type_as", "float", "double", "half", "bfloat16"}
+
+#: What is asked of a tensor without looking at its numbers.
+_OUTSIDE = {
+    *(getter.__get__ for getter in (Tensor.shape, Tensor.dtype, Tensor.device, Tensor.ndim, Tensor.requires_grad)),
+    *(Tensor.dim, Tensor.size, Tensor.is_floating_point, torch.is_floating_point),
+}
+
+
+class _Carrier(Tensor):
+    """A mask of booleans ``[batch, 1, queries, keys]`` that is written out for who looks into it, and only then."""
+
+    _regard: _Seen | None
+    _write: Callable[[], Tensor]
+
+    @classmethod
+    def of(cls, seen: _Seen, shape: tuple[int, ...], write: Callable[[], Tensor]) -> _Carrier:
+        carrier = torch.empty((), dtype=torch.bool).expand(shape).as_subclass(cls)
+        carrier._regard, carrier._write = seen, functools.cache(lambda: write().as_subclass(_Kept))
+        return carrier
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func in _OUTSIDE:
+            with torch._C.DisableTorchFunctionSubclass():
+                return func(*args, **kwargs)
+        carriers = [x for x in torch.utils._pytree.tree_leaves((args, kwargs)) if isinstance(x, cls)]
+        before = [x._write()._version for x in carriers]
+        args, kwargs = torch.utils._pytree.tree_map(lambda x: x._write() if isinstance(x, cls) else x, (args, kwargs))
+        result = func(*args, **kwargs)
+        for carrier, version in zip(carriers, before, strict=True):
+            if carrier._write()._version != version:
+                # It was written to: what was seen is no more.
+                carrier._regard = None
+        return result
 
 
 def _kept_keys(kept: Tensor) -> Mask:
@@ -150,11 +209,6 @@ def _segments(numbers: Tensor) -> Mask | None:
 
 def _seen_by(mask: Tensor, query: Tensor, key: Tensor) -> _Seen:
     """What a mask that is a tensor ``[batch, heads, queries, keys]`` says, as a mask or as numbers to be added."""
-    if mask.dim() == 4 and mask.shape[2] == 0 < query.shape[2]:
-        raise ValueError(
-            "the attention mask was taken off the tensor that carried it, as gradient checkpointing does: "
-            'use gradient_checkpointing_kwargs={"use_reentrant": False}'
-        )
     cut = mask[..., : key.shape[-2]]
     expected = [*query.shape[:-1], key.shape[-2]]
     if cut.dim() != 4 or any(has not in (1, extent) for has, extent in zip(cut.shape, expected, strict=True)):
@@ -206,15 +260,30 @@ def _attend(
             raise ValueError(f'attn_implementation="regard" takes no {name}: load the model with "eager" or "sdpa"')
     options: dict[str, Any] = {}
     bias, mask = None, None
+    traced = is_traced()
     if attention_mask is None:
         causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
         if causal:
-            mask = Mask.causal() if sliding_window is None else Mask.causal() & Mask.window(sliding_window - 1, None)
-    else:
+            mask = "causal" if sliding_window is None else f"causal & window({sliding_window - 1}, inf)"
+    elif not traced:
         mask, bias, options = getattr(attention_mask, "_regard", None) or _seen_by(attention_mask, query, key)
     options = dict(options)
     if position_bias is not None:
         bias = position_bias if bias is None else bias + position_bias
+    sinks = None if s_aux is None else s_aux.to(query.dtype).flatten()
+    if traced:
+        if kwargs.get("output_attentions"):
+            raise ValueError(
+                'attn_implementation="regard" gives no attentions where it is compiled: load the model with "eager"'
+            )
+        if attention_mask is not None:
+            attention_mask = attention_mask[..., : key.shape[-2]]
+            if bias is not None and attention_mask.is_floating_point():
+                attention_mask, bias = attention_mask + bias, None
+        tensors = autocast(query, key, value, attention_mask)
+        terms = {"bias": bias, "sinks": sinks, "softcap": softcap, "mask": mask}
+        return operation(*tensors, dropout, False, scaling, True, **terms).transpose(1, 2), None
+    refuse_transforms('attn_implementation="regard"')
     query, key, value, bias = autocast(query, key, value, bias)
     if scaling is not None:
         options["scale"] = float(scaling)
@@ -224,7 +293,6 @@ def _attend(
         options |= {"dropout": dropout, "seed": int(torch.randint(2**62, ()))}
     batch, heads, queries, _ = query.shape
     out = torch.empty(batch, queries, heads, value.shape[-1], dtype=query.dtype)
-    sinks = None if s_aux is None else s_aux.to(query.dtype).flatten()
     result = attend(query, key, value, bias, sinks, mask, False, out.transpose(1, 2), options)
     weights = None
     if kwargs.get("output_attentions"):
