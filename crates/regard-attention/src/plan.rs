@@ -10,6 +10,7 @@ use regard_kernels::{Adjustment, COLUMNS, Kernels, PANEL, ROWS};
 use regard_masks::{BlockLayout, Cost, Gather, Mask, TileShape};
 use regard_memory::Cuts;
 use regard_simd::Isa;
+use regard_threads::interrupted;
 
 use crate::backward::BackwardPlan;
 use crate::edges::Lists;
@@ -439,7 +440,7 @@ impl Plan {
             let (queries, keys, offset) = self.sequences.first().map_or((0, 0, 0), size);
             layouts.all.truncate(1);
             if layouts.all.is_empty() {
-                layouts.all.push(BlockLayout::new());
+                layouts.all.push(BlockLayout::new().that_ends(interrupted));
             }
             let masks = std::slice::from_ref(&self.mask);
             let gather = gather.filter(|_| scatters(masks));
@@ -458,7 +459,7 @@ impl Plan {
                 let number = match known.entry((queries, keys, offset, masks)) {
                     Entry::Occupied(entry) => *entry.get(),
                     Entry::Vacant(entry) => {
-                        let mut layout = BlockLayout::new();
+                        let mut layout = BlockLayout::new().that_ends(interrupted);
                         let gather = gather.filter(|_| scatters(&entry.key().3));
                         layout.compile_with(&entry.key().3, queries, keys, offset, tile, gather)?;
                         layouts.all.push(layout);

@@ -10,6 +10,9 @@ use crate::{BlockLayout, Error, Gather, Mask, PANEL, TileShape};
 /// Runs that a row of a mask may have: a list of so many takes 4 GiB.
 const MOST_RUNS: usize = 1 << 28;
 
+/// Tiles that are compiled between two questions whether to leave off.
+const TILES_BETWEEN: usize = 16;
+
 impl BlockLayout {
     /// Replaces the layout by that of `mask` for `n_q` queries, of which query `i` stands at position `i + offset`,
     /// and the keys `0..n_k`. Allocates nothing where the capacity suffices.
@@ -44,7 +47,8 @@ impl BlockLayout {
     ///
     /// # Errors
     ///
-    /// Those of [`compile_group`](Self::compile_group).
+    /// Those of [`compile_group`](Self::compile_group), and [`Error::Ended`] of a layout [that ends](Self::that_ends), which is
+    /// then empty.
     ///
     /// ```
     /// use regard_masks::{BlockLayout, Gather, Mask, TileShape};
@@ -107,8 +111,12 @@ impl BlockLayout {
         while self.tiles.len() < tiles {
             scratch.find_rows(masks, self, self.tiles.len(), offset);
             if self.push_tile(&mut scratch, gather).and_then(|()| self.repeat(&scratch)).is_none() {
-                *self = Self::new();
+                *self = Self::new().that_ends(self.ends);
                 return Err(Error::LayoutTooLarge { n_q, n_k });
+            }
+            if self.tiles.len().is_multiple_of(TILES_BETWEEN) && (self.ends)() {
+                *self = Self::new().that_ends(self.ends);
+                return Err(Error::Ended);
             }
         }
         self.pairs = scratch.sweeps[..masks.len()].iter().fold(0, |sum, sweep| sweep.pairs.saturating_add(sum));

@@ -70,6 +70,9 @@ pub enum Error {
         /// Keys of the layout.
         n_k: usize,
     },
+    /// A compilation that was told to leave off.
+    #[error("layout: ended before it was compiled")]
+    Ended,
     /// An array of pairs that memory cannot hold.
     #[error("array: {n_q} queries × {n_k} keys do not fit in memory")]
     ArrayTooLarge {

@@ -58,6 +58,8 @@ pub struct BlockLayout {
     /// Pairs of all masks.
     pub(crate) pairs: u128,
     pub(crate) scratch: Scratch,
+    /// Asked now and then while it is compiled.
+    pub(crate) ends: fn() -> bool,
 }
 
 /// What a compilation needs beside the layout.
@@ -118,6 +120,10 @@ impl PackedSpan {
     }
 }
 
+fn never() -> bool {
+    false
+}
+
 impl Default for BlockLayout {
     fn default() -> Self {
         Self::new()
@@ -140,7 +146,26 @@ impl BlockLayout {
             lists: Lists::new(),
             pairs: 0,
             scratch: Scratch::new(),
+            ends: never,
         }
+    }
+
+    /// The layout, which asks `ends` every few tiles of a compilation whether to leave off, with [`Error::Ended`](crate::Error):
+    /// scattered masks over many queries and keys take long.
+    ///
+    /// ```
+    /// use regard_masks::{BlockLayout, Error, Mask, TileShape};
+    ///
+    /// let mut layout = BlockLayout::new().that_ends(|| true);
+    /// let tile = TileShape { rows: 64, group: 1 };
+    /// assert_eq!(layout.compile(&Mask::random(0.1, 0)?, 5000, 5000, 0, tile), Err(Error::Ended));
+    /// # Ok::<(), Error>(())
+    /// ```
+    #[must_use]
+    pub const fn that_ends(self, ends: fn() -> bool) -> Self {
+        let mut layout = self;
+        layout.ends = ends;
+        layout
     }
 
     /// How many queries the layout covers.

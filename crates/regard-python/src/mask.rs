@@ -250,7 +250,7 @@ impl PyMask {
     ) -> PyResult<Layout> {
         let (py, (n_q, n_k, first)) = (n_q.py(), place(n_q, n_k, offset)?);
         self.same_for_all("layout")?;
-        let mut layout = BlockLayout::new();
+        let mut layout = BlockLayout::new().that_ends(interrupted);
         let tile = TileShape { rows: ROWS, group: 1 };
         detached(py, || layout.compile(&self.0, n_q, n_k, first, tile).map(|_| ()))?.map_err(of_mask)?;
         Ok(Layout(layout))
@@ -598,7 +598,7 @@ fn booleans<'py>(name: &str, array: &Bound<'py, PyAny>) -> PyResult<PyReadonlyAr
         return Err(PyTypeError::new_err(format!("`{name}` has dtype {dtype}; expected booleans, {fix}")));
     }
     // Python's libraries take every byte but 0 for True.
-    Ok(array.call_method1(intern!(py, "view"), (intern!(py, "uint8"),))?.extract()?)
+    array.call_method1(intern!(py, "view"), (intern!(py, "uint8"),))?.extract()
 }
 
 /// All of them in the order of the axes, where an axis of 1 may stand for more. A view may repeat one more often than memory

@@ -100,6 +100,9 @@ CALLS = {
     "linear": ("60000, np.float64", "regard.linear_attention(*(x.reshape(1, 40, -1, 64) for x in (q, k, v)))"),
     "mask": ("1", "regard.Mask.random(0.5, 1).to_numpy(6000, 6000)"),
     "index": ("3000", "regard.Index(q[0, 0])"),
+    "indexes": ("2500", "regard.retrieve(q[:, :2], k[:, :2], v[:, :2], 16)"),
+    "layout": ("1", "regard.Mask.random(0.3, 1).layout(10000, 10000)"),
+    "list": ("1", "regard.Mask.global_keys(range(20_000_000))"),
     "search": ("3000", "regard.retrieve(q[:, :, :500], k, v, 30, sight='grown')"),
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use regard_memory::{Indices, Parts, each_of};
 
+use crate::interrupt::{helping, to_be_heard};
 use crate::team::Team;
 use crate::{Error, Result, cores, interrupted};
 
@@ -223,7 +224,7 @@ impl Pool {
             return;
         }
         let next = Next::default();
-        let body = |member: usize| {
+        let tasks = |member: usize| {
             // SAFETY: each member of the team does this once, with its own number, which is below the number of threads.
             let mut worker = unsafe { workers.part(member) };
             let stop = StopAll { next: &next, count };
@@ -243,6 +244,8 @@ impl Pool {
             }
             std::mem::forget(stop);
         };
+        let ended = to_be_heard();
+        let body = |member: usize| if member == 0 { tasks(0) } else { helping(&ended, || tasks(member)) };
         let turns = count.div_ceil(together);
         let shared = turns > 1 && self.threads > 1 && self.team().run(turns - 1, &body);
         if !shared {

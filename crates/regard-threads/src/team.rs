@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use crate::affinity::{Cpus, Thread};
 use crate::fork;
 use crate::gate::{Gate, Look};
+use crate::interrupt::{EVERY, interrupted};
 
 /// What every member of a team does for a job: it is called once by each that comes, with that member's number.
 type Body<'a> = dyn Fn(usize) + Sync + 'a;
@@ -170,12 +171,27 @@ impl Team {
         if self.shared.look_for(|| gate.is_empty().then_some(())).is_some() {
             return;
         }
-        assert!(self.exists(), "the process was forked by a task of a parallel loop, whose other tasks are lost");
+        let stayed = || {
+            assert!(self.exists(), "the process was forked by a task of a parallel loop, whose other tasks are lost")
+        };
+        stayed();
+        let mut asks = true;
         // Not `park`: the caller is not ours, and might lose a wake-up that is meant for its own affairs.
         let mut guard = lock(&call.sleep);
         call.sleeps.store(true, SeqCst);
         while !gate.is_empty() {
-            guard = call.wake_up.wait(guard).unwrap_or_else(PoisonError::into_inner);
+            let (woken, late) = call.wake_up.wait_timeout(guard, EVERY).unwrap_or_else(PoisonError::into_inner);
+            guard = woken;
+            if late.timed_out() && asks {
+                drop(guard);
+                // Asked for the helpers, who hear the answer. Nothing may unwind from here while they are inside.
+                if let Err(panic) = catch_unwind(interrupted) {
+                    asks = false;
+                    lock(&call.panic).get_or_insert(panic);
+                }
+                stayed();
+                guard = lock(&call.sleep);
+            }
         }
         call.sleeps.store(false, SeqCst);
     }

@@ -43,6 +43,64 @@ fn a_loop_ends_between_tasks() {
     }
 }
 
+/// Tasks that take long ask by themselves, on helpers too, also while the caller has nothing left to do but wait for them.
+#[test]
+#[cfg_attr(miri, ignore = "it waits")]
+fn long_tasks_of_helpers_hear_of_the_end() {
+    let pool = Pool::new(2).unwrap();
+    let (begun, heard) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let ends = {
+        let asked = Cell::new(0);
+        move || asked.replace(asked.get() + 1) >= 3
+    };
+    let work = || {
+        let caller = std::thread::current().id();
+        pool.run(Indices(2), |_, _| {
+            begun.fetch_add(1, Relaxed);
+            // Each takes one.
+            while begun.load(Relaxed) < 2 {
+                std::thread::yield_now();
+            }
+            while std::thread::current().id() != caller {
+                if interrupted() {
+                    heard.fetch_add(1, Relaxed);
+                    return;
+                }
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        });
+    };
+    assert_eq!(interruptible(ends, work), Err(Interrupted));
+    assert_eq!(heard.into_inner(), 1);
+    assert!(!interrupted());
+    // The helper hears no more of it.
+    pool.run(Indices(100), |_, _| assert!(!interrupted()));
+}
+
+/// A question that panics while helpers are at work is heard of when they are done.
+#[test]
+#[cfg_attr(miri, ignore = "it waits")]
+fn a_question_that_panics_waits_for_helpers() {
+    let pool = Pool::new(2).unwrap();
+    let (begun, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let work = || {
+        let caller = std::thread::current().id();
+        pool.run(Indices(2), |_, _| {
+            begun.fetch_add(1, Relaxed);
+            while begun.load(Relaxed) < 2 {
+                std::thread::yield_now();
+            }
+            if std::thread::current().id() != caller {
+                std::thread::sleep(Duration::from_millis(200));
+                done.fetch_add(1, Relaxed);
+            }
+        });
+    };
+    let panicked = catch_unwind(std::panic::AssertUnwindSafe(|| interruptible(|| panic!("asked"), work)));
+    assert!(panicked.is_err());
+    assert_eq!(done.into_inner(), 1);
+}
+
 #[test]
 fn work_that_nobody_ends_is_done() {
     let pool = Pool::new(2).unwrap();
