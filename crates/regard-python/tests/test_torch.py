@@ -217,6 +217,17 @@ def test_the_operator_passes_pytorchs_own_check(rng, permuted):
     torch.library.opcheck(operation, (q, k, v, None, None, sinks, None, 0.0, False, 0.3, True, None, "causal"))
 
 
+@pytest.mark.filterwarnings("error:Dynamo")
+@pytest.mark.parametrize("name", ["attention", "linear_attention", "favor_attention"])
+def test_between_two_graphs(rng, name):
+    torch._dynamo.reset()
+    q, k, v = (torch.from_numpy(x).float().requires_grad_() for x in rng.standard_normal((3, 1, 2, 9, 8)))
+    call = lambda q: getattr(regard.torch, name)(2 * q, k, v) + 1  # noqa: E731
+    ours, expected = torch.compile(call, backend="aot_eager")(q), call(q)
+    for a, b in zip(*([x, *torch.autograd.grad(x.sin().sum(), (q, k, v))] for x in (ours, expected)), strict=True):
+        torch.testing.assert_close(a, b)
+
+
 @pytest.mark.skipif(shutil.which("g++") is None, reason="PyTorch's compiler needs g++, which is missing here")
 def test_compiled_for_training_by_pytorchs_compiler(rng):
     torch._dynamo.reset()

@@ -2,8 +2,8 @@
 
 :func:`scaled_dot_product_attention` has PyTorch's own signature and meaning. :func:`attention` is :func:`regard.attention`
 with gradients: its masks, sinks, softcap, lengths and log-sum-exp; :func:`linear_attention` and :func:`favor_attention` are
-those of :mod:`regard` with gradients. The first two work under ``torch.no_grad``, ``torch.autocast`` and
-``torch.compile``.
+those of :mod:`regard` with gradients. All work under ``torch.no_grad`` and in what ``torch.compile`` compiles, the first as one
+operation of its graph and the others between two graphs; the first two under ``torch.autocast`` too.
 
 >>> import torch, regard.torch
 >>> q, k, v = torch.randn(3, 2, 8, 100, 64, requires_grad=True).unbind()
@@ -35,6 +35,18 @@ __all__ = ["attention", "favor_attention", "linear_attention", "patched", "scale
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
+def _beside_graphs(function: Callable[..., Any]) -> Callable[..., Any]:
+    """What a compiled graph is broken for: it calls the function as it is."""
+    beside = torch.compiler.disable(function)
+
+    @functools.wraps(function)
+    def call(*arguments: Any, **options: Any) -> Any:
+        return beside(*arguments, **options) if torch.compiler.is_compiling() else function(*arguments, **options)
+
+    return call
+
+
+@_beside_graphs
 def attention(
     q: Tensor,
     k: Tensor,
@@ -179,6 +191,7 @@ class _Attention(torch.autograd.Function):
         return *gradients, dbias, dsinks, None, None, None
 
 
+@_beside_graphs
 def linear_attention(
     q: Tensor,
     k: Tensor,
@@ -243,6 +256,7 @@ def _refuse_wide(q: Tensor) -> None:
         )
 
 
+@_beside_graphs
 def favor_attention(
     q: Tensor,
     k: Tensor,
