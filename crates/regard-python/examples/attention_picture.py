@@ -25,11 +25,9 @@ def main():
     parser.add_argument("--model", type=Path, default=DATA / "all-MiniLM-L6-v2", help="a folder of a BERT model")
     parser.add_argument("--layer", type=int, default=2, help="the layer, from 0 on")
     parser.add_argument("--picture", type=Path, default=Path("attention.png"), help="where it is drawn to")
-    parser.add_argument("--quick", action="store_true", help="does nothing else here: it is quick")
     arguments = parser.parse_args()
     if not (arguments.model / "config.json").exists():
-        print(f"skipped: there is no model in {arguments.model}: scripts/fetch-test-data fetches it")
-        return
+        parser.error(f"there is no model in {arguments.model}: scripts/fetch-test-data fetches it")
 
     regard.transformers.register()
     model = AutoModel.from_pretrained(arguments.model, attn_implementation="regard").eval()

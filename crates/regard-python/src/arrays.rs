@@ -19,7 +19,7 @@ pub(crate) enum Copies {
     Refused,
 }
 
-/// A new array whose last axes are those of `shape` and which has as many axes as `like` less those that are `left_out`.
+/// A new array of so many axes, the last of `shape`, of the kind that `like` is.
 pub(crate) fn new_like<'py>(
     like: &View<'py>,
     name: &'static str,

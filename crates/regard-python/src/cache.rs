@@ -66,7 +66,7 @@ impl PyCache {
         append(py, k, v, &self.0)
     }
 
-    /// Forgets the tokens from ``len`` on.
+    /// Forgets the tokens from ``len`` on; of a cache that has no more, none.
     fn truncate(&self, len: &Bound<'_, PyAny>) -> PyResult<()> {
         locked(len.py(), &self.0)?.truncate(count("len", len)?);
         Ok(())
@@ -185,7 +185,7 @@ impl PyPagedCache {
         append(py, k, v, &self.cache)
     }
 
-    /// Forgets the tokens from ``len`` on; pages that nobody else holds are free again.
+    /// Forgets the tokens from ``len`` on, of a cache that has no more none; pages that nobody else holds are free again.
     fn truncate(&self, len: &Bound<'_, PyAny>) -> PyResult<()> {
         locked(len.py(), &self.cache)?.truncate(count("len", len)?);
         Ok(())
@@ -286,9 +286,11 @@ pub(crate) fn decode<'py>(
     options: Option<&Bound<'py, PyDict>>,
 ) -> PyResult<Bound<'py, PyAny>> {
     const EXPECTED: &str = "a Cache or a PagedCache, or a list of one kind, one for each batch entry";
-    for name in ["key_lengths", "query_lengths", "segments", "dropout"] {
+    const LENGTHS: &str = "a cache knows its tokens";
+    let without = [("key_lengths", LENGTHS), ("query_lengths", LENGTHS), ("segments", LENGTHS)];
+    for (name, why) in without.into_iter().chain([("dropout", "nothing is trained on a cache")]) {
         if options.is_some_and(|options| options.contains(name).unwrap_or(false)) {
-            return Err(PyTypeError::new_err(format!("decode() takes no `{name}`: a cache knows its tokens")));
+            return Err(PyTypeError::new_err(format!("decode() takes no `{name}`: {why}")));
         }
     }
     let call = Call::of(&DECODE, options)?;

@@ -11,7 +11,7 @@ use crate::dtype::Dtype;
 use crate::error::{of_graph, wrong_type};
 use crate::foreign::View;
 use crate::index::{PyIndex, parameters};
-use crate::numbers::{count, number};
+use crate::numbers::{self, number};
 use crate::work::detached;
 
 /// What :func:`retrieve` gives: a state over the keys that it saw, ready to be merged with that over others.
@@ -37,7 +37,9 @@ impl PyRetrieved {
         head: &Bound<'_, PyAny>,
         query: &Bound<'_, PyAny>,
     ) -> PyResult<Vec<usize>> {
-        let at = [count("batch", batch)?, count("head", head)?, count("query", query)?];
+        let [batch, head, query] =
+            [("batch", batch), ("head", head), ("query", query)].map(|(name, at)| numbers::count(name, at));
+        let at = [batch?, head?, query?];
         for ((name, at), all) in ["batch", "head", "query"].into_iter().zip(at).zip(self.shape) {
             if at >= all {
                 return Err(PyIndexError::new_err(format!("`{name}` is {at}; there are {all}, from 0 on")));
@@ -104,8 +106,6 @@ pub(crate) fn retrieve<'py>(
     ef_construction: Option<&Bound<'py, PyAny>>,
     seed: Option<&Bound<'py, PyAny>>,
 ) -> PyResult<PyRetrieved> {
-    use crate::numbers::count as whole;
-
     if indexes.is_some() && (links.is_some() || ef_construction.is_some() || seed.is_some()) {
         return Err(PyValueError::new_err(
             "`indexes` are built already: `links`, `ef_construction` and `seed` are for those built in the call",
@@ -122,17 +122,17 @@ pub(crate) fn retrieve<'py>(
         }
     };
     let parameters: Parameters = parameters(links, ef_construction, seed)?;
-    let mut retrieval = Retrieval::new(whole("count", count)?).sight(sight).parameters(parameters);
+    let mut retrieval = Retrieval::new(numbers::count("count", count)?).sight(sight).parameters(parameters);
     if let Some(width) = width {
-        retrieval = retrieval.width(whole("width", width)?);
+        retrieval = retrieval.width(numbers::count("width", width)?);
     }
     if let Some(window) = window {
         let (left, right) = pair("window", "(left, right)", window)?;
-        let bound = |bound: &Bound<'py, PyAny>| (!bound.is_none()).then(|| whole("window", bound)).transpose();
+        let bound = |bound: &Bound<'py, PyAny>| (!bound.is_none()).then(|| numbers::count("window", bound)).transpose();
         retrieval = retrieval.window(bound(&left)?, bound(&right)?);
     }
     if let Some(first) = first {
-        retrieval = retrieval.first(whole("first", first)?);
+        retrieval = retrieval.first(numbers::count("first", first)?);
     }
     if let Some(scale) = scale {
         retrieval = retrieval.scale(number("scale", scale)?);

@@ -451,9 +451,14 @@ impl<T: Differentiable, O: Differentiable, E: Transposable> EdgePass<'_, '_, T, 
                         let list = lists.of(i, g);
                         let first = first_of(number) + lists.first(i, g);
                         let mut to = part.rows_mut(0, 0);
-                        for (&key, &x) in list.iter().zip(&of_pairs[first..]) {
-                            let key = if bias_keys == 1 { 0 } else { sequence.keys.start + key as usize };
-                            to.row_mut(at)[key] += x;
+                        let of_list = &of_pairs[first..first + list.len()];
+                        if bias_keys == 1 {
+                            // But for what falls out they cancel.
+                            to.row_mut(at)[0] += of_list.iter().copied().map(f64::from).sum::<f64>() as f32;
+                            continue;
+                        }
+                        for (&key, &x) in list.iter().zip(of_list) {
+                            to.row_mut(at)[sequence.keys.start + key as usize] += x;
                         }
                     }
                 }
