@@ -333,9 +333,10 @@ _pytorch = torch.nn.functional.scaled_dot_product_attention
 
 def _compute(beneath, query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa) -> Tensor:
     """By Regard; by ``beneath`` where what looks into operations asks for its."""
-    for name, x in (("query", query), ("key", key), ("value", value)):
-        if not isinstance(x, Tensor):
-            raise TypeError(f"{name} is a {type(x).__name__}; expected a torch.Tensor")
+    if not (isinstance(query, Tensor) and isinstance(key, Tensor) and isinstance(value, Tensor)):
+        given = {"query": query, "key": key, "value": value}
+        name = next(name for name, x in given.items() if not isinstance(x, Tensor))
+        raise TypeError(f"{name} is a {type(given[name]).__name__}; expected a torch.Tensor")
     query, key, value, attn_mask = autocast(query, key, value, attn_mask)
     traced = is_traced()
     if dropout_p == 1 or (not traced and _is_transformed()):
