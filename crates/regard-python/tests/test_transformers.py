@@ -161,6 +161,20 @@ def test_compiled_whole(family, padding, ids):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+def test_greedy_ids_compiled(family, ids):
+    """Generation makes the masks of a static cache before what is compiled."""
+    torch._dynamo.reset()
+    options = {"max_new_tokens": 6, "do_sample": False, "cache_implementation": "static", "disable_compile": True}
+    mask, texts = padded(33, [33, 25, 14], left=True), []
+    for name in ("eager", "regard"):
+        model = with_attention(decoder(family), name)
+        if name == "regard":
+            model.forward = torch.compile(model.forward, backend="aot_eager")
+        texts.append(model.generate(input_ids=ids, attention_mask=mask, **options))
+    assert torch.equal(*texts)
+
+
 @pytest.mark.parametrize("family", ["llama", "mistral", "gemma2"])
 def test_a_prompt_in_parts(family, ids):
     model = with_attention(decoder(family), "regard")

@@ -105,7 +105,7 @@ _CONVERTING = {"to", "type", "type_as", "float", "double", "half", "bfloat16"}
 #: What is asked of a tensor without looking at its numbers.
 _OUTSIDE = {
     *(getter.__get__ for getter in (Tensor.shape, Tensor.dtype, Tensor.device, Tensor.ndim, Tensor.requires_grad)),
-    *(Tensor.dim, Tensor.size, Tensor.is_floating_point, torch.is_floating_point),
+    *(Tensor.dim, Tensor.size, Tensor.stride, Tensor.is_floating_point, torch.is_floating_point),
 }
 
 
@@ -118,7 +118,14 @@ class _Carrier(Tensor):
     @classmethod
     def of(cls, seen: _Seen, shape: tuple[int, ...], write: Callable[[], Tensor]) -> _Carrier:
         carrier = torch.empty((), dtype=torch.bool).expand(shape).as_subclass(cls)
-        carrier._regard, carrier._write = seen, functools.cache(lambda: write().as_subclass(_Kept))
+        carrier._regard, carrier._write = seen, functools.cache(write)
+        return carrier
+
+    def _as_tensor(self) -> Tensor:
+        """A plain tensor that carries the same, without rows: it cannot be taken for a mask that is written out."""
+        with torch._C.DisableTorchFunctionSubclass():
+            carrier = torch.empty(*self.shape[:2], 0, self.shape[3], dtype=torch.bool)
+        carrier._regard, carrier._write = self._regard, self._write
         return carrier
 
     @classmethod
@@ -127,15 +134,25 @@ class _Carrier(Tensor):
         if func in _OUTSIDE:
             with torch._C.DisableTorchFunctionSubclass():
                 return func(*args, **kwargs)
+        if func is Tensor.contiguous:
+            # Generation asks for that before it hands a mask to what may be compiled, where classes of tensors are in the way.
+            return args[0]._as_tensor()
+        written = lambda x: x._write().as_subclass(_Kept) if isinstance(x, cls) else x  # noqa: E731
         carriers = [x for x in torch.utils._pytree.tree_leaves((args, kwargs)) if isinstance(x, cls)]
         before = [x._write()._version for x in carriers]
-        args, kwargs = torch.utils._pytree.tree_map(lambda x: x._write() if isinstance(x, cls) else x, (args, kwargs))
+        args, kwargs = torch.utils._pytree.tree_map(written, (args, kwargs))
         result = func(*args, **kwargs)
         for carrier, version in zip(carriers, before, strict=True):
             if carrier._write()._version != version:
                 # It was written to: what was seen is no more.
                 carrier._regard = None
         return result
+
+
+@torch.compiler.disable
+def _write_beside(carrier: Any) -> Tensor:
+    """The mask written out, where it was made before what is compiled, as generation with a static cache does."""
+    return carrier._write()
 
 
 def _kept_keys(kept: Tensor) -> Mask:
@@ -277,6 +294,8 @@ def _attend(
                 'attn_implementation="regard" gives no attentions where it is compiled: load the model with "eager"'
             )
         if attention_mask is not None:
+            if getattr(attention_mask, "_write", None) is not None:
+                attention_mask = _write_beside(attention_mask)
             attention_mask = attention_mask[..., : key.shape[-2]]
             if bias is not None and attention_mask.is_floating_point():
                 attention_mask, bias = attention_mask + bias, None
