@@ -234,7 +234,9 @@ def test_gradients_with_checkpoints(ids):
 
 def test_a_mask_is_written_out_for_who_looks_into_it():
     def carrier():
-        call = {"batch_size": 1, "q_length": 9, "kv_length": 9, "cache_position": torch.arange(9)}
+        if transformers.__version__.startswith("4."):
+            pytest.skip("of transformers 5")
+        call = {"batch_size": 1, "q_length": 9, "kv_length": 9}
         return regard.transformers._mask(**call)
 
     q = torch.randn(3, 1, 2, 9, 8).unbind()

@@ -61,8 +61,11 @@ def _mask(**call: Any) -> Tensor | None:
         if kept.shape[1] < kv_length:
             kept = torch.nn.functional.pad(kept, (0, kv_length - kept.shape[1]))
         seen = seen if bool(kept.all()) else seen & Mask.keys(kept)
-    queries = call["q_length"] if "q_length" in call else len(call["cache_position"])
-    return _Carrier.of(_Seen(seen, None, {"offset": first - kv_offset}), (batch, 1, queries, kv_length), write)
+    # Transformers 4 says no more than each query's position, and hands the mask as it is to what may be compiled.
+    positions = call.get("cache_position")
+    shape = (batch, 1, call["q_length"] if positions is None else len(positions), kv_length)
+    carrier = _Carrier.of(_Seen(seen, None, {"offset": first - kv_offset}), shape, write)
+    return carrier if positions is None else carrier._as_tensor()
 
 
 def _first_position(call: dict[str, Any]) -> int | None:
